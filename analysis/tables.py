@@ -1,0 +1,126 @@
+"""Rows of a run folder as pandas tables: one row per (trial, epoch), one row per trial.
+
+A trial's accuracy is the one of its last epoch. Of a trial that was stopped or broken
+off it is no result, only the last thing seen, which is why every table here carries
+`state`, `epochs_completed` and `stopped_early`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from raysweep.ledger import Row, Run
+
+CONFIG = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
+"""What names a trial, but for the extra axes of its grid."""
+SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+"""Measured after every epoch, in eval mode; accuracies are fractions from 0 to 1."""
+FACTS = ("trainable_parameters", "total_parameters", "trainable_tensors", "workers", "val_images", "cached")
+AXES = (
+    *("weights", "head", "batch_norm", "image_size", "normalize", "epochs", "batch_size", "optimizer", "weight_decay"),
+    *("momentum", "schedule", "step_epochs", "step_gamma", "label_smoothing", "clip_norm", "autocast", "patience"),
+)
+"""Names that are an axis of the grid wherever a row carries them; others come from a planned row's `axes`."""
+PROGRESS = ("state", "epochs_planned", "epochs_completed", "stopped_early")
+OUTCOME = (*SCORES, "gap", "best_epoch", "best_val_accuracy", "seconds", "error")
+COLUMNS = (*CONFIG, *PROGRESS, *OUTCOME, *FACTS)
+"""Columns of the trials table; beside these it has `run` and one for each extra axis."""
+TEXT = ("trial", "backbone", "depth", "depth_label", "state", "error", "stopped_early", "cached")
+
+
+def epochs_table(run: Run) -> pd.DataFrame:
+    """One row per (trial, epoch), in order of epochs, with the trial's state beside each.
+
+    An epoch that was run twice, after a resume, counts as it was the second time.
+    `seconds` are those of the epoch, accuracies fractions.
+    """
+    trials = trials_table(run)
+    rows = [row for history in _histories(run).values() for row in history]
+    scores = pd.DataFrame(rows, columns=["trial", "epoch", *SCORES, "seconds"])
+    labels = trials.drop(columns=[*OUTCOME, "depth"])
+    return labels.merge(scores, on="trial", how="inner")
+
+
+def trials_table(run: Run) -> pd.DataFrame:
+    """One row per trial, planned ones included.
+
+    Scores are those of the last epoch; `gap` is train minus validation accuracy there,
+    both in eval mode; `seconds` is the sum over epochs; `best_epoch` is the first with the
+    highest validation accuracy.
+    """
+    notes, histories = _notes(run), _histories(run)
+    names = dict.fromkeys([*notes, *histories])
+    rows = [_trial(notes.get(name, {}), histories.get(name, [])) for name in names]
+    extra = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
+    table = pd.DataFrame(rows, columns=[*CONFIG, *extra, *PROGRESS, *OUTCOME, *FACTS])
+    for column in [column for column in COLUMNS if column not in TEXT]:
+        table[column] = pd.to_numeric(table[column], errors="coerce")
+    table.insert(0, "run", run.folder.resolve().name)
+    return table.astype({"stopped_early": bool})
+
+
+def _histories(run: Run) -> dict[str, list[Row]]:
+    """Each trial's rows in order of epochs; of two rows for one epoch the later."""
+    histories: dict[str, dict[int, Row]] = {}
+    for row in run.epochs:
+        histories.setdefault(row["trial"], {})[row["epoch"]] = row
+    return {trial: [rows[epoch] for epoch in sorted(rows)] for trial, rows in histories.items()}
+
+
+def _notes(run: Run) -> dict[str, Row]:
+    """Each trial's rows of trials.jsonl in one; its state is the last, though a plan made again undoes nothing."""
+    notes: dict[str, Row] = {}
+    for row in run.trials:
+        before = notes.get(row["trial"], {})
+        state = before.get("state", "planned") if row["state"] == "planned" else row["state"]
+        notes[row["trial"]] = before | row | {"state": state}
+    return notes
+
+
+def _trial(note: Row, history: list[Row]) -> Row:
+    """The row of one trial, from what trials.jsonl notes of it and its rows of epochs.jsonl."""
+    last = history[-1] if history else {}
+    axes = note.get("axes") or {}
+    row = note | axes | last
+    row = {key: row[key] for key in row if key in COLUMNS} | {
+        key: _plain(row[key]) for key in row if key in axes or key in AXES
+    }
+    planned, done = row.get("epochs_planned"), len(history)
+    state = _state(note.get("state"), complete=planned is not None and done >= planned)
+    row |= {"state": state, "epochs_completed": done, "stopped_early": state == "stopped"}
+    row["depth_label"] = row.get("depth_label") or _label(row.get("depth"))
+    row["error"] = note.get("error") if state == "failed" else None
+    row["seconds"] = sum(epoch.get("seconds") or 0.0 for epoch in history) if history else None
+    return row | _best(history) | _gap(last)
+
+
+def _state(noted: str | None, complete: bool) -> str:
+    """A trial whose last epoch is written has finished, even if the sweep was killed before it could say so."""
+    if complete and noted not in ("stopped", "failed"):
+        return "finished"
+    return noted or "interrupted"
+
+
+def _best(history: list[Row]) -> Row:
+    scored = [row for row in history if row.get("val_accuracy") is not None]
+    if not scored:
+        return {}
+    best = max(scored, key=lambda row: row["val_accuracy"])
+    return {"best_epoch": best["epoch"], "best_val_accuracy": best["val_accuracy"]}
+
+
+def _gap(last: Row) -> Row:
+    train, val = last.get("train_accuracy"), last.get("val_accuracy")
+    return {} if train is None or val is None else {"gap": train - val}
+
+
+def _label(depth: Any) -> str:
+    return "+".join(map(str, depth)) if isinstance(depth, list | tuple) else str(depth)
+
+
+def _plain(value: Any) -> Any:
+    """A value that tables can group by; mappings and lists become their JSON."""
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else value

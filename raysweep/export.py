@@ -1,0 +1,70 @@
+"""The final model as files that anyone can load: safetensors and JSON, nothing pickled.
+
+    from raysweep.export import load
+    classify = load("runs/quickstart-.../final")
+    print(classify(["a.png", "b.png"]))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from raysweep import backbones, datasets
+from raysweep.features import Preparation
+from raysweep.ledger import write_text
+from raysweep.recipe import Statistics, Trial
+
+WEIGHTS, ABOUT = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network with everything it needs to name the class of an image."""
+
+    network: nn.Module
+    """(batch, 3, image_size, image_size) normalised → (batch, classes); in eval mode."""
+    class_names: tuple[str, ...]
+    preparation: Preparation
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[str | Path | Image.Image]) -> list[tuple[str, float]]:
+        """The likeliest class and its probability, for each image file or PIL image."""
+        size = self.preparation.image_size
+        opened = [x if isinstance(x, Image.Image) else Image.open(x) for x in images]
+        pixels = torch.stack([torch.from_numpy(datasets.decode(image, size)) for image in opened])
+        best = self.network(self.preparation(pixels)).softmax(1).max(1)
+        return [(self.class_names[int(index)], float(value)) for value, index in zip(*best, strict=True)]
+
+
+def save(folder: Path, network: nn.Module, trial: Trial, class_names: Sequence[str], preparation: Preparation) -> None:
+    """Write the network's tensors and what is needed to use them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    about: dict[str, Any] = {
+        "trial": trial.model_dump(mode="json"),
+        "class_names": list(class_names),
+        "image_size": preparation.image_size,
+        "normalize": preparation.statistics.model_dump(mode="json"),
+    }
+    write_text(folder / ABOUT, json.dumps(about, indent=2))
+
+
+def load(folder: str | Path) -> Classifier:
+    """Load what `save` wrote; needs no network."""
+    about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
+    trial = Trial.model_validate(about["trial"])
+    untrained = trial.model.model_copy(update={"weights": "none"})
+    network = backbones.build(trial.backbone, untrained, len(about["class_names"]), seed=0).network
+    network.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    preparation = Preparation(about["image_size"], Statistics.model_validate(about["normalize"]))
+    return Classifier(network.eval(), tuple(about["class_names"]), preparation)

@@ -1,0 +1,103 @@
+"""The final fit: the best configuration refitted on train + val and measured once on test.
+
+A Ray Train run over the machine's cores or the cluster's GPUs, as nothing else runs then.
+This is the one place that opens the test split.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from raysweep.trial import scaling, world
+
+MODEL_FOLDER = "model"
+
+
+def refit(config: dict[str, Any], workers: int, storage: Path) -> tuple[dict[str, Any], Path]:
+    """Run the final fit.
+
+    Args:
+        config: as for `trial.run`; the trial's `train.epochs` says how long.
+        workers: ranks that train together.
+        storage: folder for Ray Train's own files.
+
+    Returns:
+        The result (`test_accuracy`, `test_loss`, `confusion`, …) and the folder with the exported model.
+    """
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config=config,
+        scaling_config=scaling(workers, config["cpus"], config["gpus"]),
+        run_config=ray.train.RunConfig(name=f"final-{config['name']}", storage_path=str(storage)),
+    )
+    result = trainer.fit()
+    if result.metrics is None or result.checkpoint is None:
+        raise RuntimeError("the final fit ended without a result")
+    return result.metrics, Path(result.checkpoint.path)
+
+
+def _loop(config: dict[str, Any]) -> None:
+    import tempfile
+
+    import torch
+    import torch.distributed as dist
+    from sklearn.metrics import confusion_matrix
+    from torch.nn import functional as F
+
+    from raysweep import export
+    from raysweep.assembly import assemble
+    from raysweep.features import Joined
+    from raysweep.recipe import Trial
+    from raysweep.training import Labelled, predict, train
+
+    started = time.perf_counter()
+    trial = Trial.model_validate(config["trial"])
+    with world(config["cpus"], config["gpus"]) as here:
+        parts = assemble(trial, here.device)
+        first, second, test = (
+            parts.labelled(split, trial, here.device)
+            for split in (parts.dataset.train, parts.dataset.val, parts.dataset.test)
+        )
+        both = Labelled(Joined(first.source, second.source), torch.cat([first.labels, second.labels]))
+        rows = train(
+            parts.suffix, trial.train, trial.lr, trial.seed, both, None,
+            batch_norm=trial.model.batch_norm, flip="hflip" in trial.data.augment, world=here,
+        )  # fmt: skip
+        losses = [row["train_loss"] for row in rows]
+        scores, labels = predict(parts.suffix, test, trial.train, here)
+        classes = len(parts.dataset.class_names)
+        confusion = torch.from_numpy(confusion_matrix(labels, scores.argmax(1), labels=range(classes)))
+        loss = torch.tensor([F.cross_entropy(scores, labels, reduction="sum")], dtype=torch.float64)
+        if here.size > 1:
+            for value in (confusion, loss):
+                _sum_over_ranks(value, here.device, dist)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if here.rank == 0:
+                network = parts.trained_network()
+                export.save(Path(folder), network, trial, parts.dataset.class_names, parts.preparation)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            count = int(confusion.sum())
+            metrics = {
+                "test_accuracy": int(confusion.trace()) / count,
+                "test_loss": float(loss) / count,
+                "test_images": count,
+                "train_images": len(both.labels),
+                "train_loss": losses[-1],
+                "seconds": time.perf_counter() - started,
+                "class_names": list(parts.dataset.class_names),
+                "confusion": confusion.tolist(),
+                "workers": here.size,
+            }
+            ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _sum_over_ranks(value: Any, device: Any, dist: Any) -> None:
+    moved = value.to(device)
+    dist.all_reduce(moved)
+    value.copy_(moved)

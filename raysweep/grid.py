@@ -1,0 +1,145 @@
+"""The command `python -m raysweep.grid`: resolve a recipe, run it, say where the report is.
+
+Exit status: 0 a report with a recommendation; 1 the sweep went wrong; 2 a mistake in what
+was asked for, nothing was started; 130 interrupted, the report shows what there was.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raysweep.recipe import Recipe, RecipeError, load, preset_names
+
+PLAN_FIELDS = (
+    "trial", "backbone", "depth", "lr", "seed", "trainable_tensors", "trainable_parameters", "total_parameters",
+    "first_trainable", "layers", "network_layers", "epochs_planned", "image_size", "batch_norm", "weights", "head",
+)  # fmt: skip
+
+
+class _Asked(Exception):
+    """A mistake of the user's, answered in a sentence and exit status 2."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("words", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
+@click.option("--list", "list_presets", is_flag=True, help="The presets, a line each.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show every trial and what it trains; train and fetch nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan: one JSON object.")
+@click.option("--smoke", is_flag=True, help="The same recipe end to end on fake images and random weights, one epoch.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="The run folder [default: runs/<name>-<time>].")
+@click.option("--address", help="Run on a Ray cluster, such as auto, instead of on this machine alone.")
+def main(
+    words: tuple[str, ...],
+    list_presets: bool,
+    plan_only: bool,
+    as_json: bool,
+    smoke: bool,
+    run_dir: Path | None,
+    address: str | None,
+) -> None:
+    """How deep should a pretrained network be fine-tuned on your images?
+
+    NAME is a preset (--list shows them) or a YAML file; the quickstart when left out.
+    KEY=VALUE changes a field of it, such as train.epochs=5 or grid.depth=[1,3,all].
+    """
+    try:
+        if list_presets:
+            _list()
+            return
+        if as_json and not plan_only:
+            raise RecipeError("--json goes with --plan")
+        recipe = _recipe(words)
+        if smoke:
+            from raysweep.smoke import shrink
+
+            recipe = shrink(recipe)
+        if plan_only:
+            _show_plan(recipe, as_json)
+            return
+        status = _sweep(recipe, run_dir, address)
+    except RecipeError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    sys.exit(status)
+
+
+def _recipe(words: Sequence[str]) -> Recipe:
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise RecipeError(f"one recipe at a time, not {' and '.join(names)}; overrides are written key=value")
+    return load(names[0] if names else None, [word for word in words if "=" in word])
+
+
+def _list() -> None:
+    width = max(len(name) for name in preset_names())
+    for name in preset_names():
+        click.echo(f"{name:{width}}  {load(name).description}")
+
+
+def _show_plan(recipe: Recipe, as_json: bool) -> None:
+    from raysweep.plan import plan
+
+    rows = [one.columns() for one in plan(recipe)]
+    if as_json:
+        click.echo(json.dumps({"name": recipe.name, "trials": [{key: row[key] for key in PLAN_FIELDS} for row in rows]}))
+        return
+    header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
+    groups: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        key = (row["backbone"], row["depth_label"], row["layers"], row["first_trainable"], row["trainable_tensors"],
+               row["trainable_parameters"], row["total_parameters"])  # fmt: skip
+        groups[key] = groups.get(key, 0) + 1
+    table = [header, *((f"{cell:,}" if isinstance(cell, int) else cell for cell in (*k, n)) for k, n in groups.items())]
+    _print_columns([tuple(line) for line in table])
+    epochs = sum(row["epochs_planned"] for row in rows)
+    click.echo(f"{len(rows)} trials, at most {epochs} epochs in all; nothing was trained or fetched")
+
+
+def _print_columns(table: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
+    for line in table:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
+    """Run a sweep and its report; returns the exit status."""
+    folder = run_dir or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    from raysweep import sweep
+    from raysweep.ledger import RunFolderError
+    from raysweep.plan import plan
+
+    try:
+        outcome = sweep.run(recipe, plan(recipe), folder, command=_command(), address=address)
+    except RunFolderError as error:
+        raise RecipeError(f"--run-dir: {error}") from None
+    from analysis import report
+
+    page = report.build(folder)
+    if outcome.interrupted:
+        click.echo(f"interrupted; what there was is in {page}", err=True)
+        return 130
+    recommendation = report.recommendation(folder)
+    if recommendation:
+        click.echo(recommendation)
+    click.echo(f"report: {page}")
+    if outcome.problem:
+        click.echo(f"error: {outcome.problem}", err=True)
+        return 1
+    return 0
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "raysweep.grid", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""The stages of a sweep on Ray: trials, then the final fit, every row into the ledger.
+
+Lanes: with one worker a trial, Ray Tune keeps as many trial processes as fit and hands
+them one configuration after the other. A sweep that is interrupted keeps its rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    {
+        # read when Ray is imported: our ledger replaces Tune's loggers, our handler its Ctrl-C; relative paths stay
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    }
+)
+
+import ray
+import ray.tune
+from ray.tune.experiment import Trial as TuneTrial
+
+from analysis import statistics, tables
+from raysweep import final, ledger, trial
+from raysweep.ledger import Ledger
+from raysweep.plan import Planned, extra_axes
+from raysweep.progress import Display
+from raysweep.recipe import Recipe, RecipeError, dump
+from raysweep.scheduler import StratifiedAsha
+
+REPORTED = ("epoch", "val_images", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "lr_epoch", "device", "pid")
+PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
+MOST_FINAL_WORKERS = 8
+DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
+"""What a trial that only directs its workers occupies, so that it does not take their CPUs."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a trial may occupy."""
+
+    cpus: int
+    gpus: int
+
+    def gpus_per_worker(self, recipe: Recipe) -> float:
+        """GPUs of one worker, `auto` resolved."""
+        asked = recipe.resources.gpus_per_worker
+        return float(min(1, self.gpus)) if asked == "auto" else float(asked)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise RecipeError if a trial, or the final fit, can never be placed."""
+        asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
+        for field, workers in (("resources.workers_per_trial", asked.workers_per_trial), ("final.workers", recipe.final.workers)):
+            need = (workers or 1) * asked.cpus_per_worker
+            if need > self.cpus:
+                raise RecipeError(
+                    f"{field}={workers} with resources.cpus_per_worker={asked.cpus_per_worker} needs {need} CPUs, but "
+                    f"there are {self.cpus}; ask for fewer, or run on a cluster with --address"
+                )
+            if (workers or 1) * gpus > self.gpus:
+                raise RecipeError(
+                    f"{field}={workers} with resources.gpus_per_worker={gpus:g} needs {(workers or 1) * gpus:g} GPUs, but "
+                    f"there are {self.gpus}; ask for fewer, or set resources.gpus_per_worker=0"
+                )
+
+    def lanes(self, recipe: Recipe) -> int:
+        """How many trials run at a time."""
+        asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
+        fit = self.cpus // (asked.workers_per_trial * asked.cpus_per_worker)
+        if gpus:
+            fit = min(fit, int(self.gpus / (asked.workers_per_trial * gpus)))
+        return max(1, min(fit, asked.max_concurrent or fit))
+
+    def final_workers(self, recipe: Recipe) -> int:
+        """Ranks of the final fit."""
+        if recipe.final.workers:
+            return recipe.final.workers
+        gpus = self.gpus_per_worker(recipe)
+        by_cpu = self.cpus // recipe.resources.cpus_per_worker
+        return max(1, min(MOST_FINAL_WORKERS, int(self.gpus / gpus) if gpus else by_cpu, by_cpu))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    folder: Path
+    interrupted: bool = False
+    problem: str = ""
+    """Why there is no final model, if something went wrong."""
+
+
+def this_machine() -> Machine:
+    """CPUs and GPUs that this process may use."""
+    import torch
+
+    return Machine(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+                   torch.cuda.device_count())  # fmt: skip
+
+
+def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, address: str | None = None) -> Outcome:
+    """Run a sweep into its folder.
+
+    Args:
+        recipe: the sweep.
+        planned: its trials (see `plan.plan`).
+        folder: the run folder, new or empty.
+        command: the command line, for the record.
+        address: of a Ray cluster; a local one is started when None.
+
+    Raises:
+        RecipeError: the machine cannot place a trial.
+        RunFolderError: the folder is in use or holds a run.
+    """
+    if address is None:
+        this_machine().check(recipe)
+    axes = extra_axes(recipe)
+    columns = [one.columns(axes) for one in planned]
+    with Ledger(folder) as book, Display(columns) as display:
+        book.describe(about(recipe, command))
+        for row in columns:
+            book.trial(state="planned", **row)
+        display.say(f"{len(planned)} trials → {folder}")
+        try:
+            with cluster(recipe, folder, address) as machine:
+                machine.check(recipe)
+                _run_trials(recipe, planned, machine, _Recorder(book, display, columns), folder)
+                problem = _run_final(recipe, planned, machine, folder, display)
+        except KeyboardInterrupt:
+            for name in display.running:
+                book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
+            return Outcome(folder, interrupted=True)
+    return Outcome(folder, problem=problem)
+
+
+def about(recipe: Recipe, command: str) -> dict[str, Any]:
+    """What recipe.yaml holds."""
+    return {
+        "recipe": dump(recipe),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "host": {"name": socket.gethostname(), "system": platform.platform(), "cpus": os.cpu_count()},
+        "command": command,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+@contextmanager
+def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machine]:
+    """Ray, local or at an address, and what it has; its logs are kept in the run folder."""
+    nested = recipe.resources.workers_per_trial > 1
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        here = this_machine()
+        # without the dashboard a stopped trial would keep the resources of its workers
+        ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
+    else:
+        ray.init(address, **quiet)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[union-attr]
+    try:
+        total = ray.cluster_resources()
+        yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+    finally:
+        ray.shutdown()
+        if address is None:
+            with suppress(OSError, shutil.Error):
+                shutil.copytree(logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+
+
+class _Recorder(ray.tune.Callback):
+    """Writes every row that reaches the driver, and tells the display."""
+
+    def __init__(self, book: Ledger, display: Display, columns: Sequence[dict[str, Any]]) -> None:
+        self.book, self.display = book, display
+        self.columns = {row["trial"]: {key: row[key] for key in row if key != "axes"} for row in columns}
+        self.epochs: dict[str, int] = {}
+        self.broken: list[TuneTrial] = []
+        self.scheduler: StratifiedAsha | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks with the experiment; the ledger is what a run is read from."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.book.trial(str(trial), "running")
+        self.display.start(str(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        name = str(trial)
+        if result["epoch"] <= self.epochs.get(name, 0):
+            return
+        self.epochs[name] = result["epoch"]
+        row = self.columns[name] | {"phase": 1} | {key: result[key] for key in REPORTED}
+        self.book.epoch(row | {"workers": trial.config["given"]["workers"]})
+        self.display.row(name, row)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        name = str(trial)
+        stopped = self.scheduler is not None and name in self.scheduler.stopped
+        self._end(name, "stopped" if stopped else "finished", stopped_early=stopped)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.broken.append(trial)  # Tune stores the error after this call
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        while self.broken:
+            one = self.broken.pop()
+            self._end(str(one), "failed", error=last_line(one.get_error()) or "the trial's process ended")
+
+    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
+        self.on_step_end(0, trials)
+
+    def _end(self, name: str, state: ledger.State, **more: Any) -> None:
+        self.book.trial(name, state, epochs_completed=self.epochs.get(name, 0), **more)
+        self.display.end(name, state, more.get("error", ""))
+
+
+def _run_trials(
+    recipe: Recipe, planned: Sequence[Planned], machine: Machine, recorder: _Recorder, folder: Path
+) -> None:
+    """Every trial through Ray Tune, the costliest first so that no lane is left with it at the end."""
+    asked, gpus = recipe.resources, machine.gpus_per_worker(recipe)
+    storage = str((folder / "ray").resolve())
+    ordered = sorted(planned, key=lambda one: -one.layers)
+    configs = [trial_config(one, recipe, gpus, storage) for one in ordered]
+    nested = asked.workers_per_trial > 1
+    need = DRIVER_RESOURCES if nested else {"CPU": float(asked.cpus_per_worker), "GPU": gpus}
+    recorder.scheduler = _scheduler(recipe, planned)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(trial.run, ray.tune.PlacementGroupFactory([need])),
+        param_space={"given": ray.tune.grid_search(configs)},
+        tune_config=ray.tune.TuneConfig(
+            scheduler=recorder.scheduler,
+            max_concurrent_trials=machine.lanes(recipe),
+            reuse_actors=not nested,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=ray.tune.RunConfig(name="trials", storage_path=storage, verbose=0, callbacks=[recorder]),
+    )
+    tuner.fit()
+
+
+def _name(tune_trial: TuneTrial) -> str:
+    return tune_trial.config["given"]["name"]
+
+
+def last_line(error: Exception | None) -> str:
+    """What an error says, without the traceback that Ray puts before it."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def trial_config(one: Planned, recipe: Recipe, gpus: float, storage: str) -> dict[str, Any]:
+    """What `trial.run` is given."""
+    return {
+        "name": one.trial,
+        "trial": one.config.model_dump(mode="json"),
+        "workers": recipe.resources.workers_per_trial,
+        "cpus": recipe.resources.cpus_per_worker,
+        "gpus": gpus,
+        "storage": storage,
+    }
+
+
+def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | None:
+    if recipe.asha is None:
+        return None
+    configs = {one.trial: one.config for one in planned}
+    within = recipe.asha.compare_within
+
+    def stratum(tune_trial: TuneTrial) -> Hashable:
+        config = configs[_name(tune_trial)]
+        fields = {**config.data.model_dump(), **config.model.model_dump(), **config.train.model_dump(), **dict(config)}
+        return json.dumps([fields[axis] for axis in within], default=str)
+
+    return StratifiedAsha(
+        recipe.asha,
+        stratum,
+        epochs=lambda tune_trial: configs[_name(tune_trial)].train.epochs,
+        most_epochs=max(config.train.epochs for config in configs.values()),
+    )
+
+
+def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, folder: Path, display: Display) -> str:
+    """Refit the best configuration; returns why that could not be done, or nothing."""
+    rows = tables.trials_table(ledger.read(folder))
+    best = statistics.best_configuration(rows) if len(rows) else None
+    if best is None:
+        return "no trial came to a result"
+    if not recipe.final.enabled:
+        return ""
+    chosen = next(one for one in planned if one.trial == best["trial"])
+    epochs = int(best["epochs_completed"])
+    config = trial_config(chosen, recipe, machine.gpus_per_worker(recipe), str(folder / "ray"))
+    config["trial"]["train"]["epochs"] = epochs
+    workers = machine.final_workers(recipe)
+    display.say(f"final fit: {chosen.backbone} depth {chosen.depth_label}, {epochs} epochs on train + val, {workers} workers")
+    try:
+        result, model = final.refit(config, workers, (folder / "ray").resolve())
+    except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
+        return f"the final fit failed: {last_line(error) or type(error).__name__}"
+    keys = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
+    columns = chosen.columns()
+    facts = {key: columns[key] for key in keys} | {"epochs": epochs}
+    names = ("test_accuracy", "test_loss", "test_images", "train_images", "train_loss", "seconds", "workers",
+             "class_names", "confusion")  # fmt: skip
+    shutil.copytree(model, folder / "final", dirs_exist_ok=True)
+    ledger.write_text(folder / "final" / "result.json", json.dumps(facts | {name: result[name] for name in names}, indent=2))
+    shutil.rmtree(model, ignore_errors=True)
+    return ""

@@ -1,0 +1,93 @@
+"""One configuration as a Ray Train run inside a Ray Tune trial.
+
+With one worker the training loop runs in the trial's own process (Ray Train's local
+mode), which Tune keeps warm for the next trial; with more it is distributed data parallel
+in worker processes of its own. Rank 0's rows reach Tune either way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray.train
+import ray.tune
+from ray.train.torch import TorchTrainer
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def run(space: dict[str, Any]) -> None:
+    """The function that Ray Tune calls for a trial.
+
+    Args:
+        space: under the key `given`: `trial` (a `recipe.Trial` as plain values), `name`, `workers`, `cpus`,
+            `gpus` (of a worker) and `storage` (folder for Ray Train's own files).
+    """
+    config = space["given"]
+    workers = config["workers"]
+    if workers == 1:
+        trainer = TorchTrainer(_loop, train_loop_config=config, scaling_config=ray.train.ScalingConfig(num_workers=0))
+    else:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        trainer = TorchTrainer(
+            _loop,
+            train_loop_config=config,
+            scaling_config=scaling(workers, config["cpus"], config["gpus"]),
+            run_config=ray.train.RunConfig(
+                name=config["name"],
+                storage_path=config["storage"],
+                callbacks=[TuneReportCallback()],
+            ),
+        )
+    trainer.fit()
+
+
+def scaling(workers: int, cpus: int, gpus: float) -> ray.train.ScalingConfig:
+    """So many workers, each with so many CPUs and GPUs."""
+    resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources)
+
+
+@contextlib.contextmanager
+def world(cpus: int, gpus: float) -> Iterator[Any]:
+    """This process among the ranks of its Ray Train run, with its device and threads set."""
+    import torch
+    import torch.distributed as dist
+
+    from raysweep.training import World
+
+    torch.set_num_threads(cpus)
+    if gpus and not torch.cuda.is_available():
+        raise RuntimeError("the trial was given a GPU but torch sees none: install torch for this machine's CUDA")
+    group = dist.is_initialized()  # Ray Train makes one for its workers, and none in the trial's own process
+    device = torch.device("cpu") if not gpus else ray.train.torch.get_device() if group else torch.device("cuda")
+    yield World(dist.get_rank(), dist.get_world_size(), device) if group else World(device=device)
+
+
+def _loop(config: dict[str, Any]) -> None:
+    """The training loop of one rank."""
+    from raysweep.assembly import assemble
+    from raysweep.recipe import Trial
+    from raysweep.training import train
+
+    trial = Trial.model_validate(config["trial"])
+    report: Report = ray.tune.report if config["workers"] == 1 else ray.train.report
+    with world(config["cpus"], config["gpus"]) as here:
+        parts = assemble(trial, here.device)
+        rows = train(
+            parts.suffix,
+            trial.train,
+            trial.lr,
+            trial.seed,
+            parts.labelled(parts.dataset.train, trial, here.device),
+            parts.labelled(parts.dataset.val, trial, here.device),
+            batch_norm=trial.model.batch_norm,
+            flip="hflip" in trial.data.augment,
+            world=here,
+        )
+        for row in rows:
+            report(row | {"val_images": len(parts.dataset.val), "pid": os.getpid(), "device": here.device.type})

@@ -1,0 +1,63 @@
+"""Figures draw what the tables hold, for every shape of run, and leave matplotlib alone."""
+
+import matplotlib as mpl
+import pytest
+from synthetic_runs import digits_outcomes, epoch_rows, final_result, planned
+
+from analysis import figures, statistics, tables
+
+PNG = b"\x89PNG\r\n"
+
+
+def drawn(run):
+    """Every figure by depth of a run."""
+    trials = tables.trials_table(run)
+    depths, advice = statistics.by_depth(trials), statistics.recommend(trials)
+    return [draw(trials, depths, advice) for draw in (figures.accuracy_by_depth, figures.gap_by_depth, figures.cost)]
+
+
+def test_accuracy_by_depth(digits_run):
+    axes = drawn(digits_run)[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "3", "9", "21", "33"]
+    assert axes.get_ylabel() == "validation accuracy (%)"
+    assert axes.get_title(loc="left") == "Depth 33 has the highest validation accuracy"
+    legend = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert "stopped early at epoch 3, not in the mean" in legend
+    assert any("small_cnn" in text.get_text() for text in axes.texts)  # the yardstick, named on its line
+    assert sum(line.get_markersize() == 20 for line in axes.lines) == 1  # the ring of the recommendation
+
+
+def test_learning_curves_have_a_panel_for_each_depth(digits_run):
+    figure = figures.learning_curves(tables.epochs_table(digits_run))
+    titles = [axes.get_title(loc="left").splitlines()[-1] for axes in figure.axes]
+    assert titles == [f"depth {depth}" for depth in (1, 3, 9, 21, 33, "all")]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+@pytest.mark.parametrize("lrs", [(1e-3,), (1e-3, 1e-2, 1e-1)])
+def test_one_or_many_seeds_and_rates(make_run, seeds, lrs):
+    run = make_run(digits_outcomes(seeds, lrs))
+    assert len(drawn(run)) == 3
+    assert figures.swept_lr(tables.trials_table(run)) == (["tf_efficientnet_lite0"] if len(lrs) == 3 else [])
+
+
+def test_odd_depths_and_hostile_names_are_drawn_as_they_are(make_run):
+    outcomes = []
+    for depth in ("head", "layer3", ["conv1", "layer4.2.$conv^3"], "all"):
+        plan = planned(depth, backbone="_$x^{_<b>")
+        outcomes.append((plan, "finished", epoch_rows(plan, 0.8)))
+    run = make_run(outcomes)
+    pages = [*drawn(run), figures.learning_curves(tables.epochs_table(run))]
+    assert all(figures.png(figure).startswith(PNG) for figure in pages)
+
+
+def test_confusion_states_the_most_frequent():
+    axes = figures.confusion(final_result()).axes[0]
+    assert axes.get_title(loc="left") == "Most frequent confusion: 8 taken for 1 (6)"
+
+
+def test_drawing_leaves_no_state_behind(digits_run):
+    before = dict(mpl.rcParams)
+    drawn(digits_run)
+    assert dict(mpl.rcParams) == before
+    assert mpl._pylab_helpers.Gcf.figs == {}

@@ -1,0 +1,66 @@
+"""Rows become tables: what is kept, what is inferred, what is tolerated."""
+
+import pytest
+from synthetic_runs import EPOCHS, epoch_rows, planned
+
+from analysis.tables import epochs_table, trials_table
+
+
+def test_one_row_per_trial_with_its_last_epoch(make_run):
+    trials = trials_table(make_run([(planned(3), "finished", epoch_rows(planned(3), 0.9, gap=0.02, seconds=2.0))]))
+    row = trials.iloc[0]
+    assert row[["backbone", "depth", "depth_label", "layers"]].tolist() == ["tf_efficientnet_lite0", 3, "3", 3]
+    assert (row["state"], row["epochs_completed"], row["epochs_planned"]) == ("finished", EPOCHS, EPOCHS)
+    assert row["val_accuracy"] == pytest.approx(0.9)
+    assert row["gap"] == pytest.approx(0.02)
+    assert row["seconds"] == pytest.approx(2.0 * EPOCHS)
+    assert row["best_epoch"] == EPOCHS
+
+
+def test_stopped_and_planned_trials_are_rows_too(make_run):
+    stopped = planned(1, lr=0.1)
+    trials = trials_table(make_run([(stopped, "stopped", epoch_rows(stopped, 0.5, 2)), (planned(3), "planned", [])]))
+    assert trials["state"].tolist() == ["stopped", "planned"]
+    assert trials["stopped_early"].tolist() == [True, False]
+    assert trials["epochs_completed"].tolist() == [2, 0]
+    assert trials["val_accuracy"].isna().tolist() == [False, True]
+
+
+def test_a_trial_with_all_its_epochs_has_finished_though_the_sweep_was_killed(make_run):
+    plan = planned(1)
+    assert trials_table(make_run([(plan, "running", epoch_rows(plan, 0.8))]))["state"].tolist() == ["finished"]
+
+
+def test_planning_again_on_resume_undoes_no_state(make_run):
+    run = make_run([(planned(1), "interrupted", epoch_rows(planned(1), 0.8, 2))])
+    run.trials.append({"trial": planned(1)["trial"], "state": "planned"})
+    assert trials_table(run)["state"].tolist() == ["interrupted"]
+
+
+def test_an_epoch_run_twice_counts_once_as_it_was_last(make_run):
+    rows = epoch_rows(planned(1), 0.8)
+    run = make_run([(planned(1), "finished", [*rows, rows[-1] | {"val_accuracy": 0.7}])])
+    assert trials_table(run)["val_accuracy"].tolist() == [0.7]
+    assert epochs_table(run)["epoch"].tolist() == list(range(1, EPOCHS + 1))
+
+
+def test_epochs_carry_state_and_extra_axes(make_run):
+    plan = planned(1, batch_size=64)
+    epochs = epochs_table(make_run([(plan, "stopped", epoch_rows(plan, 0.5, 3))]))
+    carried = epochs[["stopped_early", "epochs_completed", "batch_size"]].drop_duplicates()
+    assert carried.to_numpy().tolist() == [[True, 3, 64]]
+
+
+def test_rows_without_optional_columns(make_run):
+    bare = {"trial": "a", "backbone": "b", "depth": ["layer1", "fc"], "lr": 0.1, "seed": 0, "epoch": 1}
+    run = make_run([])
+    run.epochs.append(bare | {"val_accuracy": 0.5})
+    row = trials_table(run).iloc[0]
+    assert (row["depth_label"], row["state"], row["val_accuracy"]) == ("layer1+fc", "interrupted", 0.5)
+
+
+def test_nothing_yet(make_run):
+    run = make_run([])
+    assert trials_table(run).empty
+    assert epochs_table(run).empty
+    assert {"epochs_completed", "stopped_early"} <= {*trials_table(run).columns} & {*epochs_table(run).columns}
