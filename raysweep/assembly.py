@@ -1,4 +1,4 @@
-"""One trial's parts put together: data, network, cut, sources.
+"""One trial's parts put together: data, network, cut, and what the suffix is fed with.
 
 What trials share is made once a process and kept: a lane that trains twenty trials of one
 backbone reads its weights and traces it once. A trial gets its own copy of the suffix.
@@ -7,87 +7,201 @@ backbone reads its weights and traces it once. A trial gets its own copy of the 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from raysweep import backbones, datasets, depth
 from raysweep.backbones import Backbone
-from raysweep.datasets import Dataset, Split
+from raysweep.datasets import Dataset
 from raysweep.depth import Cut
-from raysweep.features import Images, Preparation, Source
-from raysweep.recipe import Data, Model, RecipeError, Trial
+from raysweep.features import Spec, Store, Stored, tensors_digest, write_batch
+from raysweep.recipe import Data, Depth, Features, Model, RecipeError, Trial
+from raysweep.sources import Images, Preparation, Source
 from raysweep.training import Labelled
+
+PIXELS_AT_ONCE = 2**20
+"""Of a batch that passes through the frozen prefix: bounds its memory."""
+RECALIBRATION_BATCH = 64
+
+Shard = tuple[str, bool, int, int]
+"""Split, mirrored, first and last position + 1: a part of the images to compute features of."""
 
 
 @dataclass(frozen=True)
-class Assembly:
-    """Everything `training.train` needs for one trial."""
+class Base:
+    """What all trials of one backbone on one data set share."""
 
     dataset: Dataset
     backbone: Backbone
     preparation: Preparation
-    suffix: nn.Module
-    """This trial's own, with its head drawn from its seed."""
-    prefix: nn.Module | None
+    digest: str
+    """Hash of the network's tensors but for a new head's."""
 
-    def labelled(self, split: Split, trial: Trial, device: torch.device) -> Labelled:
-        """A split's labels, with its images passed through the frozen prefix as they are asked for."""
-        source: Source = Images(split.pool, split.rows, self.preparation, device, self.prefix, trial.model.batch_norm)
-        return Labelled(source, torch.from_numpy(split.labels))
+
+@dataclass(frozen=True)
+class Parts:
+    """One trial's own."""
+
+    base: Base
+    cut: Cut
+    suffix: nn.Module
+    """A copy of the cut's, with its head drawn from the trial's seed."""
+    prefix: nn.Module | None
 
     def trained_network(self) -> nn.Module:
         """The whole network with the suffix as it is now."""
-        network = copy.deepcopy(self.backbone.network)
-        prefix = {} if self.prefix is None else self.prefix.state_dict()
-        state = prefix | self.suffix.state_dict()
+        network = copy.deepcopy(self.base.backbone.network)
+        state = ({} if self.prefix is None else self.prefix.state_dict()) | self.suffix.state_dict()
         unknown = network.load_state_dict(state, strict=False).unexpected_keys
         assert not unknown, f"the suffix has tensors that the network has not: {unknown}"
         return network
 
 
-def assemble(trial: Trial, device: torch.device) -> Assembly:
+def assemble(trial: Trial, device: torch.device) -> Parts:
     """Put a trial's parts together.
 
     Raises:
         RecipeError: data, weights or depth are not there; normally found before any trial starts.
     """
-    dataset = load_dataset(data_key(trial.data))
-    backbone, cut = _cut(trial.backbone, trial.model, len(dataset.class_names), _weights_seed(trial), trial.depth,
-                         network_input(trial, dataset.train.pool.shape[-1]))
-    suffix, prefix = copy.deepcopy((cut.suffix, cut.prefix))
-    if backbone.fresh:
-        backbones.reset_head(suffix, backbone.head, trial.seed)
-    memory = torch.channels_last
-    prefix = None if prefix is None else prefix.to(device, memory_format=memory).eval()  # type: ignore[call-overload]
-    preparation = prepare(trial, backbone, dataset)
-    return Assembly(dataset, backbone, preparation, suffix.to(device, memory_format=memory), prefix)  # type: ignore[call-overload]
+    base, cut = base_of(trial), cut_of(trial)
+    suffix, prefix = cut.own_suffix(), cut.prefix
+    if trial.model.batch_norm == "training":
+        prefix = copy.deepcopy(prefix)  # its running statistics will move
+    if base.backbone.fresh:
+        backbones.reset_head(suffix, base.backbone.head, trial.seed)
+    return Parts(base, cut, _placed(suffix, device), None if prefix is None else _placed(prefix, device).eval())
 
 
-def network_input(trial: Trial, own_size: int) -> int:
-    """Side in pixels of what the network sees."""
-    return trial.data.image_size or own_size
+def labelled(parts: Parts, trial: Trial, split: str, device: torch.device, stored: Stored | None = None) -> Labelled:
+    """A split as training sees it: from stored features, else from images through the frozen prefix."""
+    images = getattr(parts.base.dataset, split)
+    source: Source = stored or Images(
+        images.pool, images.rows, parts.base.preparation, device, parts.prefix, trial.model.batch_norm
+    )
+    return Labelled(source, torch.from_numpy(images.labels))
 
 
-def prepare(trial: Trial, backbone: Backbone, dataset: Dataset) -> Preparation:
-    """How this trial's images become the network's input."""
-    normalize = trial.data.normalize
-    statistics = {"backbone": backbone.statistics, "dataset": dataset.statistics, "none": backbones.UNIT}
-    chosen = statistics[normalize] if isinstance(normalize, str) else normalize
-    return Preparation(network_input(trial, dataset.train.pool.shape[-1]), chosen)
+def base_of(trial: Trial) -> Base:
+    """See `Base`; kept for the next trial that shares it."""
+    return _base(trial.backbone, trial.model, _weights_seed(trial), trial.data)
 
 
-@lru_cache(maxsize=2)
-def load_dataset(data: Data) -> Dataset:
-    """See `datasets.load`."""
-    return datasets.load(data)
+def cut_of(trial: Trial) -> Cut:
+    """The cut of a trial's network at its depth; kept for the next trial that shares it."""
+    return _cut(trial.backbone, trial.model, _weights_seed(trial), trial.data, trial.depth)
 
 
-def data_key(data: Data) -> Data:
-    """The data without what does not change the stored images, so that trials share them."""
-    return data.model_copy(update={"normalize": "none", "augment": ()})
+def is_cacheable(trial: Trial, cut: Cut) -> bool:
+    """Whether the prefix is a fixed function of the image, and there is one."""
+    return cut.prefix is not None and trial.model.batch_norm != "training"
+
+
+# ---- stored features ----
+
+
+def store_of(settings: Features) -> Store:
+    """The store that the recipe's settings name."""
+    budget = None if settings.budget_gb is None else int(settings.budget_gb * 1e9)
+    return Store(None if settings.dir is None else Path(settings.dir), budget)
+
+
+def specs_of(trial: Trial, split: str, flip: bool, dtype: str) -> list[Spec]:
+    """The stored features, one a frontier tensor, that a trial reads of a split in one view."""
+    base, cut = base_of(trial), cut_of(trial)
+    return [
+        Spec(
+            data=base.dataset.fingerprint,
+            split=split,
+            count=len(getattr(base.dataset, split)),
+            image_size=base.preparation.image_size,
+            statistics=base.preparation.statistics,
+            flip=flip,
+            network=base.digest,
+            node=node,
+            shape=shape,
+            dtype=dtype,
+        )
+        for node, shape in zip(cut.frontier, cut.shapes, strict=True)
+    ]
+
+
+def views_of(trial: Trial) -> list[tuple[str, bool]]:
+    """Splits and views that training reads: mirrored ones of the training images alone."""
+    return [("train", False), ("val", False)] + ([("train", True)] if "hflip" in trial.data.augment else [])
+
+
+def make_features(
+    trials: Sequence[Trial], settings: Features, run: Callable[[list[Shard], dict[Spec, Path]], None], images: int
+) -> int:
+    """Make what is missing of the features of trials that share their base; returns the bytes made.
+
+    Args:
+        trials: one for each depth to store.
+        settings: where and how to store.
+        run: computes shards into the files given, anywhere on this node.
+        images: how many a shard has at most.
+
+    Raises:
+        OSError: there is no room for the features.
+    """
+    store = store_of(settings)
+    views = views_of(trials[0])
+    specs = {spec: None for trial in trials for view in views for spec in specs_of(trial, *view, settings.dtype)}
+    with store.lock(list(specs)):
+        missing = store.missing(list(specs))
+        if not missing:
+            return 0
+        wanted = {(spec.split, spec.flip, spec.count) for spec in missing}
+        shards = [
+            (split, flip, start, min(start + images, count))
+            for split, flip, count in sorted(wanted)
+            for start in range(0, count, images)
+        ]
+        with store.making(missing) as paths:
+            run(shards, dict(zip(missing, paths, strict=True)))
+    return sum(spec.nbytes for spec in missing)
+
+
+@torch.no_grad()
+def compute_shard(trial: Trial, shard: Shard, files: dict[Spec, Path], device: torch.device) -> int:
+    """Pass a shard's images through the frozen prefix, writing every frontier wanted; returns their number."""
+    split, flip, start, end = shard
+    base = base_of(trial)
+    wanted = {spec: path for spec, path in files.items() if (spec.split, spec.flip) == (split, flip)}
+    prefix = _outputs(trial.backbone, trial.model, _weights_seed(trial), trial.data, tuple(s.node for s in wanted))
+    prefix = _placed(prefix, device).eval()
+    arrays = [np.load(path, mmap_mode="r+", allow_pickle=False) for path in wanted.values()]
+    part = getattr(base.dataset, split)
+    source = Images(part.pool, part.rows, base.preparation, device, prefix)
+    size = max(8, min(128, PIXELS_AT_ONCE // base.preparation.image_size**2))
+    for positions in torch.arange(start, end).split(size):
+        flips = torch.ones(len(positions), dtype=torch.bool) if flip else None
+        for spec, array, values in zip(wanted, arrays, source.batch(positions, flips, training=False), strict=True):
+            write_batch(array, int(positions[0]), values, spec.dtype)
+    for array in arrays:
+        array.flush()
+    return end - start
+
+
+def stored_source(trial: Trial, split: str, settings: Features, device: torch.device) -> Stored | None:
+    """A split's stored features, or None if they are not all there."""
+    store = store_of(settings)
+    flips = [flip for name, flip in views_of(trial) if name == split]
+    views = [[store.open(spec) for spec in specs_of(trial, split, flip, settings.dtype)] for flip in flips]
+    whole = [[array for array in view if array is not None] for view in views]
+    if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
+        return None
+    return Stored(whole, settings.dtype, device)
+
+
+# ---- kept for the process ----
 
 
 def _weights_seed(trial: Trial) -> int:
@@ -96,17 +210,59 @@ def _weights_seed(trial: Trial) -> int:
 
 
 @lru_cache(maxsize=2)
-def _backbone(name: str, model: Model, classes: int, seed: int) -> Backbone:
-    return backbones.build(name, model, classes, seed)
+def load_dataset(data: Data) -> Dataset:
+    """See `datasets.load`."""
+    return datasets.load(data)
+
+
+@lru_cache(maxsize=2)
+def _base(name: str, model: Model, seed: int, data: Data) -> Base:
+    dataset = load_dataset(data.model_copy(update={"normalize": "none", "augment": ()}))
+    backbone = backbones.build(name, model, len(dataset.class_names), seed)
+    preparation = _preparation(data, backbone, dataset)
+    if model.batch_norm == "recalibrated":
+        _recalibrate(backbone.network, dataset, preparation)
+    skipped = backbone.head if backbone.fresh else ()
+    return Base(dataset, backbone, preparation, tensors_digest(backbone.network.state_dict(), skipped))
 
 
 @lru_cache(maxsize=8)
-def _cut(
-    name: str, model: Model, classes: int, seed: int, at: int | str | tuple[str, ...], image_size: int
-) -> tuple[Backbone, Cut]:
-    backbone = _backbone(name, model, classes, seed)
+def _cut(name: str, model: Model, seed: int, data: Data, at: Depth) -> Cut:
+    base = _base(name, model, seed, data)
+    network = base.backbone.network
     try:
-        trained = depth.select(backbone.network, at, backbone.head)
+        trained = depth.select(network, at, base.backbone.head)
     except RecipeError as error:
         raise RecipeError(f"{error} (backbone {name})") from None
-    return backbone, depth.cut(backbone.network, trained, image_size)
+    return depth.cut(network, trained, base.preparation.image_size)
+
+
+@lru_cache(maxsize=2)
+def _outputs(name: str, model: Model, seed: int, data: Data, nodes: tuple[str, ...]) -> nn.Module:
+    return depth.outputs(_base(name, model, seed, data).backbone.network, nodes)
+
+
+def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparation:
+    if data.normalize == "dataset":
+        statistics = dataset.statistics
+    elif data.normalize == "backbone":
+        statistics = backbone.statistics
+    else:
+        statistics = backbones.UNIT if data.normalize == "none" else data.normalize
+    return Preparation(data.image_size or dataset.train.pool.shape[-1], statistics)
+
+
+def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation) -> None:
+    """Estimate every batch norm's statistics anew on the training images, in their own order."""
+    train = dataset.train
+    source = Images(train.pool, train.rows, preparation, torch.device("cpu"))
+
+    def batches() -> Iterator[torch.Tensor]:
+        for positions in torch.arange(len(train)).split(RECALIBRATION_BATCH):
+            yield source.batch(positions, None, training=False)[0]
+
+    update_bn(batches(), network)
+
+
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -67,7 +67,9 @@ def check(name: str) -> None:
         import timm
 
         known = [SMALL_CNN, *_torchvision_names(), *timm.list_models()]
-        raise RecipeError(f"grid.backbone={name} is not a known network; {near(name, known)} (any torchvision or timm model)")
+        raise RecipeError(
+            f"grid.backbone={name} is not a known network; {near(name, known)} (any torchvision or timm model)"
+        )
 
 
 def build(name: str, model: Model, classes: int, seed: int) -> Backbone:
@@ -176,7 +178,9 @@ def _load_weights(network: nn.Module, name: str, weights: str) -> None:
     if weights != "pretrained":
         _fit(network, name, _read(Path(weights)), weights)
     elif name == SMALL_CNN:
-        raise RecipeError(f"model.weights=pretrained: {SMALL_CNN} has no pretrained weights; set weights: none beside it")
+        raise RecipeError(
+            f"model.weights=pretrained: {SMALL_CNN} has no pretrained weights; set weights: none beside it"
+        )
     elif (shipped := _shipped(name, network)) is not None:
         network.load_state_dict(shipped)
     else:
@@ -235,7 +239,9 @@ def _quiet_downloads() -> Iterator[None]:
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors of a .pth or .safetensors file, by name."""
     if not path.is_file():
-        raise RecipeError(f"model.weights={path}: there is no such file; give a .pth or .safetensors file, pretrained or none")
+        raise RecipeError(
+            f"model.weights={path}: there is no such file; give a .pth or .safetensors file, pretrained or none"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

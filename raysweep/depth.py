@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import operator
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,8 +64,17 @@ class Cut:
     """Names of the nodes whose values cross the cut."""
     shapes: tuple[tuple[int, ...], ...]
     """Shape of each frontier tensor, without the batch axis."""
+    trained: frozenset[str]
+    """Qualified names of the parameters that train."""
     whole: bool
     """True where the network could not be traced: it then runs whole, with its frozen layers inside."""
+
+    def own_suffix(self) -> nn.Module:
+        """A copy of the suffix in which exactly the trained parameters ask for gradients."""
+        suffix = copy.deepcopy(self.suffix)
+        for name, parameter in suffix.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+        return suffix
 
     @property
     def numbers_per_image(self) -> int:
@@ -145,12 +155,44 @@ def set_modes(module: nn.Module, batch_norm: str) -> None:
 def cut(network: nn.Module, trained: Sequence[Layer], image_size: int) -> Cut:
     """Cut a network below the layers that train. The sides share the network's modules."""
     freeze(network, trained)
+    names = frozenset(name for layer in trained for name in layer.parameters)
     try:
         graph = _trace(network)
         values = [_shapes(graph, batch, image_size) for batch in PROBES]
     except Exception:  # a forward pass with control flow on values; tracing fails in many ways
-        return Cut(None, network, ("images",), ((3, image_size, image_size),), whole=True)
-    return _Cutter(graph, *values).cut()
+        return Cut(None, network, ("images",), ((3, image_size, image_size),), names, whole=True)
+    return _Cutter(graph, *values).cut(names)
+
+
+def outputs(network: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
+    """The part of a network that computes the named nodes of its traced graph: images → a tuple of tensors."""
+    traced = _trace(network)
+    graph, copied = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in traced.graph.nodes:
+        if node.op != "output":
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    named = {node.name: copy for node, copy in copied.items()}
+    graph.output(tuple(named[name] for name in nodes))
+    return _tidy(traced, graph)
+
+
+def seconds_per_node(network: nn.Module, image_size: int, batch: int) -> dict[str, float]:
+    """Seconds an image that each node of the traced graph takes on this machine, in eval mode, at a batch size."""
+    seconds: dict[str, float] = {}
+
+    class Timer(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            started = time.perf_counter()
+            value = super().run_node(n)
+            seconds[n.name] = (time.perf_counter() - started) / batch
+            return value
+
+    images = torch.randn(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    timer = Timer(_trace(network).eval().to(memory_format=torch.channels_last))
+    with torch.no_grad():
+        for _ in range(2):  # the second time counts: the first warms up
+            timer.run(images)
+    return seconds
 
 
 def _is_projection(module: nn.Module) -> bool:
@@ -244,13 +286,15 @@ class _Cutter:
         self.tainted: set[fx.Node] = set()
         self.static: set[fx.Node] = set()
         for node in self.nodes:
-            if any(parameter.requires_grad for parameter in self._parameters(node)) or self._any_input(node, self.tainted):
+            if any(parameter.requires_grad for parameter in self._parameters(node)) or self._any_input(
+                node, self.tainted
+            ):
                 self.tainted.add(node)
             elif node is not self.input and node.op != "output" and all(x in self.static for x in node.all_input_nodes):
                 self.static.add(node)
         self._claim_dropout()
 
-    def cut(self) -> Cut:
+    def cut(self, trained: frozenset[str]) -> Cut:
         if not self.tainted:
             raise RecipeError("nothing of the network would train")
         prefix = self._prefix_nodes()
@@ -261,7 +305,7 @@ class _Cutter:
         shapes = tuple(tuple(self.small[node.name].shape[1:]) for node in frontier)
         names = tuple(node.name for node in frontier)
         first = None if frontier == [self.input] else self._prefix_graph(frontier)
-        return Cut(first, self._suffix_graph(frontier), names, shapes, whole=False)
+        return Cut(first, self._suffix_graph(frontier), names, shapes, trained, whole=False)
 
     def _parameters(self, node: fx.Node) -> list[nn.Parameter]:
         if node.op == "call_module":
@@ -280,7 +324,9 @@ class _Cutter:
         """Dropout that stands between the last frozen layer and the first trainable one is the latter's."""
         feeds_frozen: set[fx.Node] = set()
         for node in reversed(self.nodes):
-            if any(user in feeds_frozen or (user not in self.tainted and self._parameters(user)) for user in node.users):
+            if any(
+                user in feeds_frozen or (user not in self.tainted and self._parameters(user)) for user in node.users
+            ):
                 feeds_frozen.add(node)
         for node in self.nodes:
             module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -295,7 +341,9 @@ class _Cutter:
     def _bytes(self, node: fx.Node) -> int:
         """Cost of storing the node, an image; prohibitive where the first axis is not the batch."""
         small, large = self.small[node.name], self.large[node.name]
-        per_image = small.dim() > 0 and (small.shape[0], large.shape[0]) == PROBES and small.shape[1:] == large.shape[1:]
+        per_image = (
+            small.dim() > 0 and (small.shape[0], large.shape[0]) == PROBES and small.shape[1:] == large.shape[1:]
+        )
         return max(1, small[0].numel() * 4) if per_image else _UNSTORABLE
 
     def _prefix_nodes(self) -> set[fx.Node]:
@@ -318,8 +366,11 @@ class _Cutter:
         _, (reached, _) = networkx.minimum_cut(flow, "source", "sink")
         inside = {node for node in self.nodes if (node.name, "in") in reached}
         for node in self.nodes:  # what is not stored goes along with the nodes it is computed from
-            if node not in self.tainted and not self._is_stored(node) and node.op != "output" and all(
-                source in inside for source in node.all_input_nodes
+            if (
+                node not in self.tainted
+                and not self._is_stored(node)
+                and node.op != "output"
+                and all(source in inside for source in node.all_input_nodes)
             ):
                 inside.add(node)
         return inside
@@ -342,7 +393,7 @@ class _Cutter:
         return any(isinstance(item, Tensor) for item in value)
 
     def _prefix_graph(self, frontier: list[fx.Node]) -> fx.GraphModule:
-        graph, copied = fx.Graph(), {}
+        graph, copied = fx.Graph(), dict[fx.Node, fx.Node]()
         for node in self.nodes:
             if node not in self.tainted and node.op != "output":
                 copied[node] = graph.node_copy(node, copied.__getitem__)

@@ -1,8 +1,8 @@
 """The final model as files that anyone can load: safetensors and JSON, nothing pickled.
 
-    from raysweep.export import load
-    classify = load("runs/quickstart-.../final")
-    print(classify(["a.png", "b.png"]))
+from raysweep.export import load
+classify = load("runs/quickstart-.../final")
+print(classify(["a.png", "b.png"]))
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raysweep import backbones, datasets
-from raysweep.features import Preparation
+from raysweep.sources import Preparation
 from raysweep.ledger import write_text
 from raysweep.recipe import Statistics, Trial
 

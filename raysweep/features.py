@@ -1,109 +1,323 @@
-"""What the trainable suffix is fed with: batches of images, or of what the frozen prefix makes of them.
+"""Outputs of the frozen prefix, computed once, kept on disk, mapped by every trial of the node.
 
-Images stay uint8 in memory; a batch is gathered, moved to the device, resized, flipped
-and normalised there. A source answers `batch(positions, flips, training)` with the
-frontier tensors of those images, so that training does not know where they come from.
+A stored feature is one tensor of the cut's frontier for all images of one split in one
+view: a `.npy` file named by the hash of everything that determines it (the images, how
+they are prepared, the network's tensors, the node), beside a `.json` file with its
+checksum, which is written last: without it there is no feature. Files are made under
+another name and renamed, space is reserved before it is written to, and what a killed
+process left is removed by the next. A reader holds a shared lock, so that a file in use
+is never evicted.
+
+Tensors with two spatial axes are stored channels last, as they are trained.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from filelock import FileLock
+from torch import Tensor
 
+from raysweep.datasets import cache_folder
 from raysweep.recipe import Statistics
+
+CHUNK = 1 << 24
+"""Bytes read at a time when a file is checked."""
+KEEP_FREE = 1 << 30
+"""Bytes of the disk that features never take."""
+STALE_S = 24 * 3600
+"""Age after which an unfinished file of another host is thought abandoned."""
+STORED_AS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+"""numpy has no bfloat16: its bits are kept."""
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """From stored images to the network's input."""
+class Spec:
+    """Everything that determines a stored feature."""
 
+    data: str
+    """Fingerprint of the images and their split."""
+    split: str
+    count: int
     image_size: int
-    """Side in pixels."""
     statistics: Statistics
+    flip: bool
+    network: str
+    """Hash of the network's tensors and of the batch-norm policy's effect on them."""
+    node: str
+    """Name of the frontier tensor in the traced graph."""
+    shape: tuple[int, ...]
+    """Of one image."""
+    dtype: str
 
-    def __call__(self, images: Tensor, flips: Tensor | None = None) -> Tensor:
-        """(batch, 3, any, any) uint8 → (batch, 3, image_size, image_size) float32, channels last.
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits."""
+        facts = asdict(self) | {"statistics": self.statistics.model_dump(), "torch": torch.__version__}
+        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
-        `flips` is (batch,) bool: which images to mirror.
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of the array, channels last."""
+        shape = (*self.shape[1:], self.shape[0]) if len(self.shape) == 3 else self.shape
+        return (self.count, *shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return int(np.prod(self.stored_shape)) * np.dtype(STORED_AS[self.dtype]).itemsize
+
+
+class Store:
+    """A folder of features with a size budget."""
+
+    def __init__(self, folder: Path | None = None, budget_bytes: int | None = None) -> None:
+        """`folder` is the user's cache when None; `budget_bytes` half of what the disk has free."""
+        self.folder = folder or cache_folder() / "features"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.budget_bytes = budget_bytes
+        self._opened: list[IO[bytes]] = []
+
+    def missing(self, specs: Sequence[Spec]) -> list[Spec]:
+        """Those of the specs that are not stored whole; a damaged file is removed. Reads every file."""
+        wanted = {spec.digest: spec for spec in specs}
+        return [spec for digest, spec in wanted.items() if not self._is_sound(digest, spec)]
+
+    def open(self, spec: Spec) -> np.ndarray | None:
+        """The feature as a read-only array (count, ...) mapped from disk, or None if it is not stored."""
+        path, about = self._paths(spec.digest)
+        try:
+            file = path.open("rb")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            os.utime(about)
+        except (OSError, ValueError):
+            return None
+        if array.shape != spec.stored_shape or array.dtype != STORED_AS[spec.dtype]:
+            return None
+        self._opened.append(file)  # its lock keeps the feature from eviction
+        return np.asarray(array)
+
+    @contextmanager
+    def making(self, specs: Sequence[Spec]) -> Iterator[list[Path]]:
+        """Make features: write an array to each path given; they are stored on leaving without an error.
+
+        Raises:
+            OSError: the disk or the budget has no room for them.
         """
-        scaled = images.to(torch.float32).div_(255.0).contiguous(memory_format=torch.channels_last)
-        if scaled.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True, align_corners=False)
-        if flips is not None:
-            scaled = torch.where(flips.view(-1, 1, 1, 1), scaled.flip(-1), scaled)
-        mean = torch.tensor(self.statistics.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.statistics.std, device=images.device).view(1, 3, 1, 1)
-        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+        self._remove_abandoned()
+        self._make_room(sum(spec.nbytes for spec in specs))
+        mark = f"{socket.gethostname()}-{os.getpid()}"
+        parts = [self.folder / f"{spec.digest}.part-{mark}" for spec in specs]
+        try:
+            for spec, part in zip(specs, parts, strict=True):
+                _reserve(part, spec)
+            yield parts
+            for spec, part in zip(specs, parts, strict=True):
+                self._finish(spec, part)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+
+    def lock(self, specs: Sequence[Spec]) -> FileLock:
+        """A lock under which to make these features, so that two runs do not make them at once."""
+        together = hashlib.blake2b("".join(sorted(spec.digest for spec in specs)).encode(), digest_size=16)
+        return FileLock(self.folder / f"{together.hexdigest()}.lock")
+
+    def used_bytes(self) -> int:
+        """Bytes of all stored features."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+
+    def room_bytes(self) -> int:
+        """Bytes that may still be stored if everything not in use were evicted."""
+        free = shutil.disk_usage(self.folder).free - KEEP_FREE
+        used = self.used_bytes()
+        budget = (free + used) // 2 if self.budget_bytes is None else self.budget_bytes
+        return max(0, min(budget, free + used))
+
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        return self.folder / f"{digest}.npy", self.folder / f"{digest}.json"
+
+    def _is_sound(self, digest: str, spec: Spec) -> bool:
+        path, about = self._paths(digest)
+        try:
+            stated = json.loads(about.read_text(encoding="utf-8"))["crc32"]
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.shape == spec.stored_shape and _crc32(path) == stated:
+                return True
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError):
+            pass
+        about.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        return False
+
+    def _finish(self, spec: Spec, part: Path) -> None:
+        path, about = self._paths(spec.digest)
+        text = json.dumps(
+            {"crc32": _crc32(part), **asdict(spec), "statistics": spec.statistics.model_dump(mode="json")}, indent=1
+        )
+        part.replace(path)
+        beside = about.with_suffix(f".part-{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(about)
+
+    def _make_room(self, wanted: int) -> None:
+        room = self.room_bytes()
+        if wanted > room:
+            raise OSError(
+                errno.ENOSPC,
+                f"features need {wanted / 1e9:.2f} GB and {room / 1e9:.2f} GB may be used",
+                str(self.folder),
+            )
+        oldest = sorted(self.folder.glob("*.json"), key=lambda about: about.stat().st_mtime)
+        used = self.used_bytes()
+        for about in oldest:
+            if used + wanted <= room:
+                return
+            used -= self._evict(about)
+        if used + wanted > room:
+            raise OSError(errno.ENOSPC, "the other features are in use and leave no room", str(self.folder))
+
+    @staticmethod
+    def _evict(about: Path) -> int:
+        """Remove a feature unless it is in use; returns the bytes won."""
+        path = about.with_suffix(".npy")
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                size = path.stat().st_size
+                about.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                return size
+        except OSError:
+            return 0
+
+    def _remove_abandoned(self) -> None:
+        """Remove unfinished files whose maker is gone."""
+        for part in self.folder.glob("*.part-*"):
+            host, _, pid = part.name.partition(".part-")[2].rpartition("-")
+            here = host in ("", socket.gethostname())
+            with suppress(OSError):
+                gone = (
+                    not _is_alive(int(pid)) if here and pid.isdigit() else time.time() - part.stat().st_mtime > STALE_S
+                )
+                if gone:
+                    part.unlink(missing_ok=True)
 
 
-class Source(Protocol):
-    """The frontier tensors of a split's images."""
+class Stored:
+    """A split's frontier tensors, read from stored features; a `sources.Source`."""
 
-    def __len__(self) -> int: ...
-
-    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
-        """Frontier tensors of the images at `positions` (batch,), mirrored where `flips` (batch,) is true."""
-        ...
-
-
-class Images:
-    """Images in memory, passed through the frozen prefix each time they are asked for."""
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        rows: np.ndarray,
-        preparation: Preparation,
-        device: torch.device,
-        prefix: nn.Module | None = None,
-        batch_norm: str = "frozen",
-    ) -> None:
-        """`images` is (n, 3, height, width) uint8, perhaps a memory map; `rows` picks this split's."""
-        self.images, self.rows = images, rows
-        self.preparation, self.device = preparation, device
-        self.prefix, self.batch_norm = prefix, batch_norm
+    def __init__(self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device) -> None:
+        """`views[0]` holds the frontier's arrays of the images, `views[1]` of their mirrors if there are any."""
+        self.views, self.dtype, self.device = views, dtype, device
+        self._resident = self._load_to_gpu() if device.type == "cuda" else None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.views[0][0])
 
     def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
-        """See `Source`."""
-        gathered = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[positions.numpy()]]))
+        """See `sources.Source`."""
+        return tuple(self._gather(index, positions, flips) for index in range(len(self.views[0])))
+
+    def _gather(self, index: int, positions: Tensor, flips: Tensor | None) -> Tensor:
+        if self._resident is not None:
+            views = [view[index] for view in self._resident]
+            rows = positions.to(self.device)
+            picked = views[0][rows] if flips is None else _pick(views, rows, flips.to(self.device))
+            return _as_trained(picked)
+        arrays = [view[index] for view in self.views]
+        rows = positions.numpy()
+        if flips is None:
+            gathered = arrays[0][rows]
+        else:
+            mirrored = flips.numpy()
+            gathered = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
+            for array, here in ((arrays[0], ~mirrored), (arrays[1], mirrored)):
+                gathered[here] = array[rows[here]]
+        tensor = self._typed(gathered)
         if self.device.type == "cuda":
-            gathered = gathered.pin_memory()
-        moved = gathered.to(self.device, non_blocking=True)
-        inputs = self.preparation(moved, None if flips is None else flips.to(self.device))
-        if self.prefix is None:
-            return (inputs,)
-        self.prefix.train(training and self.batch_norm == "training")
-        with torch.no_grad():
-            return tuple(self.prefix(inputs))
+            tensor = tensor.pin_memory()
+        return _as_trained(tensor.to(self.device, non_blocking=True))
+
+    def _typed(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
+
+    def _load_to_gpu(self) -> list[list[Tensor]] | None:
+        """All arrays on the GPU where they take less than half of what is free there."""
+        needed = sum(array.nbytes for view in self.views for array in view)
+        if needed > torch.cuda.mem_get_info(self.device)[0] // 2:
+            return None
+        return [[self._typed(np.array(array)).to(self.device) for array in view] for view in self.views]
 
 
-class Joined:
-    """Two sources as one, the second's positions after the first's."""
+def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> None:
+    """Write (batch, ...) values as a network gives them into rows of a stored array."""
+    last = values.movedim(1, -1) if values.dim() == 4 else values
+    typed = last.to(getattr(torch, dtype)).cpu().contiguous()
+    array[start : start + len(values)] = typed.view(torch.uint16).numpy() if dtype == "bfloat16" else typed.numpy()
 
-    def __init__(self, first: Source, second: Source) -> None:
-        self.first, self.second = first, second
 
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
+def _pick(views: Sequence[Tensor], rows: Tensor, flips: Tensor) -> Tensor:
+    mask = flips.view(-1, *[1] * (views[0].dim() - 1))
+    return torch.where(mask, views[1][rows], views[0][rows])
 
-    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
-        """See `Source`."""
-        in_first = positions < len(self.first)
-        parts = []
-        for source, here, offset in ((self.first, in_first, 0), (self.second, ~in_first, len(self.first))):
-            if here.any():
-                some = None if flips is None else flips[here]
-                parts.append((here, source.batch(positions[here] - offset, some, training)))
-        if len(parts) == 1:
-            return parts[0][1]
-        order = torch.cat([here.nonzero().squeeze(1) for here, _ in parts]).argsort()
-        return tuple(torch.cat(pair)[order.to(pair[0].device)] for pair in zip(*(p for _, p in parts), strict=True))
+
+def _as_trained(tensor: Tensor) -> Tensor:
+    """(batch, height, width, channels) of any dtype → (batch, channels, height, width) float32, channels last."""
+    full = tensor.float()
+    return full.permute(0, 3, 1, 2) if full.dim() == 4 else full
+
+
+def _reserve(part: Path, spec: Spec) -> None:
+    """An array file with its disk space taken: writing past a full disk through a map would kill the process."""
+    np.lib.format.open_memmap(part, "w+", STORED_AS[spec.dtype], spec.stored_shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with part.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def tensors_digest(tensors: dict[str, Tensor], skip: Sequence[str] = ()) -> str:
+    """Hash of named tensors, but for those of the modules named in `skip`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        if not any(name.startswith(f"{module}.") for module in skip):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

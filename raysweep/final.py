@@ -13,7 +13,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from raysweep.trial import scaling, world
+from raysweep.trial import scaling, sources, world
 
 MODEL_FOLDER = "model"
 
@@ -50,8 +50,8 @@ def _loop(config: dict[str, Any]) -> None:
     from torch.nn import functional as F
 
     from raysweep import export
-    from raysweep.assembly import assemble
-    from raysweep.features import Joined
+    from raysweep.assembly import assemble, labelled
+    from raysweep.sources import Joined
     from raysweep.recipe import Trial
     from raysweep.training import Labelled, predict, train
 
@@ -59,10 +59,8 @@ def _loop(config: dict[str, Any]) -> None:
     trial = Trial.model_validate(config["trial"])
     with world(config["cpus"], config["gpus"]) as here:
         parts = assemble(trial, here.device)
-        first, second, test = (
-            parts.labelled(split, trial, here.device)
-            for split in (parts.dataset.train, parts.dataset.val, parts.dataset.test)
-        )
+        learned = sources(parts, trial, ("train", "val"), here.device, config)
+        first, second, test = learned["train"], learned["val"], labelled(parts, trial, "test", here.device)
         both = Labelled(Joined(first.source, second.source), torch.cat([first.labels, second.labels]))
         rows = train(
             parts.suffix, trial.train, trial.lr, trial.seed, both, None,
@@ -70,7 +68,8 @@ def _loop(config: dict[str, Any]) -> None:
         )  # fmt: skip
         losses = [row["train_loss"] for row in rows]
         scores, labels = predict(parts.suffix, test, trial.train, here)
-        classes = len(parts.dataset.class_names)
+        class_names = parts.base.dataset.class_names
+        classes = len(class_names)
         confusion = torch.from_numpy(confusion_matrix(labels, scores.argmax(1), labels=range(classes)))
         loss = torch.tensor([F.cross_entropy(scores, labels, reduction="sum")], dtype=torch.float64)
         if here.size > 1:
@@ -80,7 +79,7 @@ def _loop(config: dict[str, Any]) -> None:
             checkpoint = None
             if here.rank == 0:
                 network = parts.trained_network()
-                export.save(Path(folder), network, trial, parts.dataset.class_names, parts.preparation)
+                export.save(Path(folder), network, trial, class_names, parts.base.preparation)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             count = int(confusion.sum())
             metrics = {
@@ -90,7 +89,7 @@ def _loop(config: dict[str, Any]) -> None:
                 "train_images": len(both.labels),
                 "train_loss": losses[-1],
                 "seconds": time.perf_counter() - started,
-                "class_names": list(parts.dataset.class_names),
+                "class_names": list(class_names),
                 "confusion": confusion.tolist(),
                 "workers": here.size,
             }

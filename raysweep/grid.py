@@ -90,7 +90,9 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
 
     rows = [one.columns() for one in plan(recipe)]
     if as_json:
-        click.echo(json.dumps({"name": recipe.name, "trials": [{key: row[key] for key in PLAN_FIELDS} for row in rows]}))
+        click.echo(
+            json.dumps({"name": recipe.name, "trials": [{key: row[key] for key in PLAN_FIELDS} for row in rows]})
+        )
         return
     header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
     groups: dict[tuple[Any, ...], int] = {}

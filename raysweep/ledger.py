@@ -60,7 +60,9 @@ class Ledger:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise RunFolderError(f"the run folder {self.folder} is in use by another sweep; give another --run-dir") from None
+            raise RunFolderError(
+                f"the run folder {self.folder} is in use by another sweep; give another --run-dir"
+            ) from None
         if (self.folder / "recipe.yaml").exists():
             self._lock.release()
             raise RunFolderError(f"the run folder {self.folder} holds an earlier run; give another --run-dir")

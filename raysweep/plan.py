@@ -78,7 +78,7 @@ def extra_axes(recipe: Recipe) -> list[str]:
 
 def _planned(trial: Trial) -> Planned:
     classes = datasets.shape(trial.data).classes or 1
-    backbone = _outline(trial.backbone, trial.model, classes)
+    backbone = outline(trial.backbone, trial.model, classes)
     every = depth.layers(backbone.network)
     trained = depth.select(backbone.network, trial.depth, backbone.head)
     _check_head(trial, backbone, trained)
@@ -113,5 +113,6 @@ def _check_head(trial: Trial, backbone: backbones.Backbone, trained: tuple[depth
 
 
 @lru_cache(maxsize=64)
-def _outline(name: str, model: Model, classes: int) -> backbones.Backbone:
+def outline(name: str, model: Model, classes: int) -> backbones.Backbone:
+    """See `backbones.outline`; kept for the next trial of the same network."""
     return backbones.outline(name, model, classes)

@@ -25,6 +25,7 @@ class Display:
         self.last: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, str] = {}
         self.running: dict[str, None] = {}
+        self.passed: tuple[int, int] | None = None
         self.started = time.monotonic()
         self.live = Live(console=self.console, get_renderable=self._view, refresh_per_second=4, transient=True)
 
@@ -43,6 +44,10 @@ class Display:
         """A line that stays."""
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def features(self, done: int, total: int) -> None:
+        """So many images passed through the frozen prefix."""
+        self.passed = (done, total) if done < total else None
+
     def start(self, trial: str) -> None:
         """A trial began."""
         self.running[trial] = None
@@ -60,12 +65,19 @@ class Display:
 
     def _line(self, trial: str, state: str, reason: str) -> str:
         columns, row = self.trials[trial], self.last.get(trial)
-        text = f"{columns['backbone']} depth {columns['depth_label']} lr {columns['lr']:g} seed {columns['seed']}: {state}"
+        text = (
+            f"{columns['backbone']} depth {columns['depth_label']} lr {columns['lr']:g} seed {columns['seed']}: {state}"
+        )
         if row:
             text += f" after epoch {row['epoch']}/{columns['epochs_planned']}, val accuracy {row['val_accuracy']:.4f}"
         return f"{text} ({reason})" if reason else text
 
     def _view(self) -> Group:
+        if self.passed:
+            done, total = self.passed
+            bar = Progress(TextColumn("frozen prefix"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+            bar.add_task("", total=total, completed=done)
+            return Group(bar)
         bar = Progress(
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), expand=False
         )

@@ -125,8 +125,9 @@ class Model(Frozen):
     weights: str = "pretrained"
     """pretrained, none, or a .pth or .safetensors file."""
     head: Head = Head()
-    batch_norm: Literal["frozen", "training"] = "frozen"
-    """Statistics of frozen batch-norm layers: the pretrained ones, or each batch's own as in `model.train()`."""
+    batch_norm: Literal["frozen", "recalibrated", "training"] = "frozen"
+    """Statistics of frozen batch-norm layers: the pretrained ones, those of the training images
+    (estimated once, then frozen), or each batch's own as in `model.train()`."""
 
 
 class Train(Frozen):
@@ -149,6 +150,9 @@ class Train(Frozen):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient; not clipped when null."""
     autocast: Literal["none", "bfloat16", "float16"] = "none"
+    """Arithmetic of the trainable suffix; the frozen prefix is always computed in float32."""
+    compile: bool = False
+    """Compile the trainable suffix (torch.compile); pays where a trial is long."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many epochs without a lower validation loss; never when null."""
 
@@ -176,6 +180,23 @@ class Resources(Frozen):
     """At most so many trials at a time; as many as fit when null."""
 
 
+def _cache(value: Any) -> Any:
+    return {True: "always", False: "never"}.get(value, value) if isinstance(value, bool) else value
+
+
+class Features(Frozen):
+    """Where and how outputs of the frozen prefix are kept."""
+
+    cache: Annotated[Literal["auto", "always", "never"], BeforeValidator(_cache)] = "auto"
+    """auto stores a cut where that saves time and there is room."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """The 16-bit types halve the size and round the features."""
+    dir: str | None = None
+    """Folder of the features, on a cluster a shared one; each node's own cache when null."""
+    budget_gb: Annotated[float, Field(gt=0)] | None = None
+    """Size that all features together may take; half of what the disk has free when null."""
+
+
 class Final(Frozen):
     """The refit of the best configuration on train + val, measured once on test."""
 
@@ -188,7 +209,11 @@ TRAIN_AXES = tuple(Train.model_fields)
 MODEL_AXES = tuple(Model.model_fields)
 EXTRA_AXES = (*MODEL_AXES, *TRAIN_AXES, *IMAGE_FIELDS)
 MAIN_AXES = ("backbone", "depth", "lr", "seed")
-SECTIONS = {**dict.fromkeys(MODEL_AXES, "model"), **dict.fromkeys(TRAIN_AXES, "train"), **dict.fromkeys(IMAGE_FIELDS, "data")}
+SECTIONS = {
+    **dict.fromkeys(MODEL_AXES, "model"),
+    **dict.fromkeys(TRAIN_AXES, "train"),
+    **dict.fromkeys(IMAGE_FIELDS, "data"),
+}
 
 
 def _axis(value: Any) -> Any:
@@ -261,6 +286,7 @@ class Recipe(Frozen):
     train: Train = Train()
     asha: Asha | None = Asha()
     resources: Resources = Resources()
+    features: Features = Features()
     final: Final = Final()
 
     def trials(self) -> tuple[Trial, ...]:
@@ -284,13 +310,19 @@ class Recipe(Frozen):
         try:
             return Trial.model_validate({axis: point[axis] for axis in MAIN_AXES} | sections)
         except ValidationError as error:
-            raise RecipeError(*(p.replace("data.", f"{where}.").replace("model.", f"{where}.").replace("train.", f"{where}.")
-                                for p in _problems(error))) from None
+            raise RecipeError(
+                *(
+                    p.replace("data.", f"{where}.").replace("model.", f"{where}.").replace("train.", f"{where}.")
+                    for p in _problems(error)
+                )
+            ) from None
 
 
 def preset_names() -> list[str]:
     """Names of the presets that come with raysweep, the quickstart first."""
-    names = sorted(path.name.removesuffix(".yaml") for path in _preset_folder().iterdir() if path.name.endswith(".yaml"))
+    names = sorted(
+        path.name.removesuffix(".yaml") for path in _preset_folder().iterdir() if path.name.endswith(".yaml")
+    )
     return sorted(names, key=lambda name: name != QUICKSTART)
 
 
@@ -311,17 +343,23 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
         axes = (*MAIN_AXES, *EXTRA_AXES)
         wrong = [axis for axis in recipe.asha.compare_within if axis not in axes]
         if wrong:
-            raise RecipeError(*(f"asha.compare_within={axis} is not an axis of the grid; {near(axis, axes)}" for axis in wrong))
+            raise RecipeError(
+                *(f"asha.compare_within={axis} is not an axis of the grid; {near(axis, axes)}" for axis in wrong)
+            )
     recipe.trials()
     return _absolute(recipe)
 
 
 def _absolute(recipe: Recipe) -> Recipe:
     """The recipe with absolute folders: workers may stand elsewhere."""
-    root = recipe.data.root
-    if root is None:
-        return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(Path(root).expanduser().resolve())})})
+
+    def resolved(part: Frozen, field: str) -> Any:
+        folder = getattr(part, field)
+        return part if folder is None else part.model_copy(update={field: str(Path(folder).expanduser().resolve())})
+
+    return recipe.model_copy(
+        update={"data": resolved(recipe.data, "root"), "features": resolved(recipe.features, "dir")}
+    )
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:
@@ -366,7 +404,7 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     blocks = [dict(block) for block in grid] if isinstance(grid, list) else [dict(grid or {})]
     pairs = []
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, equals, _ = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"{override} is not an override; write key=value, such as train.epochs=5")
         pairs.append((key.split("."), _value(override)))
@@ -413,6 +451,7 @@ _KNOWN = {
     "train": (*Train.model_fields,),
     "asha": (*Asha.model_fields,),
     "resources": (*Resources.model_fields,),
+    "features": (*Features.model_fields,),
     "final": (*Final.model_fields,),
 }
 
@@ -421,7 +460,9 @@ def _problems(error: ValidationError) -> list[str]:
     """One sentence for each thing pydantic found: path, value, what is allowed."""
     problems: dict[str, str] = {}
     for item in error.errors():
-        parts = [str(part) for part in item["loc"] if not str(part).startswith(("function-", "constrained-", "literal["))]
+        parts = [
+            str(part) for part in item["loc"] if not str(part).startswith(("function-", "constrained-", "literal["))
+        ]
         if len(parts) > 1 and parts[0] == "grid" and parts[1] == "0":
             parts.pop(1)
         path = ".".join(parts) or "recipe"

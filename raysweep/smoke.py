@@ -41,4 +41,6 @@ def shrink(recipe: Recipe) -> Recipe:
 
 
 def _without(extra: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    return {axis: values for axis, values in extra.items() if axis not in ("weights", "epochs", "batch_size", "patience")}
+    return {
+        axis: values for axis, values in extra.items() if axis not in ("weights", "epochs", "batch_size", "patience")
+    }

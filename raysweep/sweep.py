@@ -37,14 +37,26 @@ import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from analysis import statistics, tables
-from raysweep import final, ledger, trial
+from raysweep import caching, final, ledger, precompute, trial
 from raysweep.ledger import Ledger
 from raysweep.plan import Planned, extra_axes
 from raysweep.progress import Display
 from raysweep.recipe import Recipe, RecipeError, dump
 from raysweep.scheduler import StratifiedAsha
 
-REPORTED = ("epoch", "val_images", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "lr_epoch", "device", "pid")
+REPORTED = (
+    "epoch",
+    "val_images",
+    "cached",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "seconds",
+    "lr_epoch",
+    "device",
+    "pid",
+)
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 MOST_FINAL_WORKERS = 8
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
@@ -66,7 +78,10 @@ class Machine:
     def check(self, recipe: Recipe) -> None:
         """Raise RecipeError if a trial, or the final fit, can never be placed."""
         asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
-        for field, workers in (("resources.workers_per_trial", asked.workers_per_trial), ("final.workers", recipe.final.workers)):
+        for field, workers in (
+            ("resources.workers_per_trial", asked.workers_per_trial),
+            ("final.workers", recipe.final.workers),
+        ):
             need = (workers or 1) * asked.cpus_per_worker
             if need > self.cpus:
                 raise RecipeError(
@@ -140,8 +155,11 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         try:
             with cluster(recipe, folder, address) as machine:
                 machine.check(recipe)
-                _run_trials(recipe, planned, machine, _Recorder(book, display, columns), folder)
-                problem = _run_final(recipe, planned, machine, folder, display)
+                given = _Given(
+                    recipe, machine, folder, _make_features(recipe, planned, machine, folder, display, address)
+                )
+                _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
+                problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
             for name in display.running:
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
@@ -234,14 +252,59 @@ class _Recorder(ray.tune.Callback):
         self.display.end(name, state, more.get("error", ""))
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What every trial is given beside its own configuration (see `trial.run`)."""
+
+    recipe: Recipe
+    machine: Machine
+    folder: Path
+    stored: frozenset[str]
+    """Names of the trials that read stored features."""
+
+    @property
+    def storage(self) -> Path:
+        return (self.folder / "ray").resolve()
+
+    def to(self, one: Planned) -> dict[str, Any]:
+        resources = self.recipe.resources
+        return {
+            "name": one.trial,
+            "trial": one.config.model_dump(mode="json"),
+            "workers": resources.workers_per_trial,
+            "cpus": resources.cpus_per_worker,
+            "gpus": self.machine.gpus_per_worker(self.recipe),
+            "storage": str(self.storage),
+            "features": self.recipe.features.model_dump(mode="json"),
+            "stored": one.trial in self.stored,
+        }
+
+
+def _make_features(
+    recipe: Recipe, planned: Sequence[Planned], machine: Machine, folder: Path, display: Display, address: str | None
+) -> frozenset[str]:
+    """Compute what the trials share; returns the names of those that read it."""
+    decisions = caching.decide(planned, recipe)
+    lanes, gpus = machine.lanes(recipe), machine.gpus_per_worker(recipe)
+    made = precompute.make(planned, decisions, recipe, lanes, gpus, display, everywhere=address is not None)
+    for one in made:
+        if one.problem:
+            display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves")
+        elif one.images:
+            display.say(
+                f"features: {one.backbone}, {one.cuts} cuts of {one.images:,} images in {one.seconds:.1f} s, {one.mebibytes:,.0f} MiB"
+            )
+    ledger.write_text(folder / "features.json", json.dumps(precompute.record(decisions, made), indent=1))
+    failed = {one.backbone for one in made if one.problem}
+    return frozenset(name for one in decisions if one.store and one.backbone not in failed for name in one.trials)
+
+
 def _run_trials(
-    recipe: Recipe, planned: Sequence[Planned], machine: Machine, recorder: _Recorder, folder: Path
+    recipe: Recipe, planned: Sequence[Planned], machine: Machine, recorder: _Recorder, given: _Given
 ) -> None:
     """Every trial through Ray Tune, the costliest first so that no lane is left with it at the end."""
     asked, gpus = recipe.resources, machine.gpus_per_worker(recipe)
-    storage = str((folder / "ray").resolve())
-    ordered = sorted(planned, key=lambda one: -one.layers)
-    configs = [trial_config(one, recipe, gpus, storage) for one in ordered]
+    configs = [given.to(one) for one in sorted(planned, key=lambda one: -one.layers)]
     nested = asked.workers_per_trial > 1
     need = DRIVER_RESOURCES if nested else {"CPU": float(asked.cpus_per_worker), "GPU": gpus}
     recorder.scheduler = _scheduler(recipe, planned)
@@ -255,7 +318,7 @@ def _run_trials(
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
-        run_config=ray.tune.RunConfig(name="trials", storage_path=storage, verbose=0, callbacks=[recorder]),
+        run_config=ray.tune.RunConfig(name="trials", storage_path=str(given.storage), verbose=0, callbacks=[recorder]),
     )
     tuner.fit()
 
@@ -268,18 +331,6 @@ def last_line(error: Exception | None) -> str:
     """What an error says, without the traceback that Ray puts before it."""
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-def trial_config(one: Planned, recipe: Recipe, gpus: float, storage: str) -> dict[str, Any]:
-    """What `trial.run` is given."""
-    return {
-        "name": one.trial,
-        "trial": one.config.model_dump(mode="json"),
-        "workers": recipe.resources.workers_per_trial,
-        "cpus": recipe.resources.cpus_per_worker,
-        "gpus": gpus,
-        "storage": storage,
-    }
 
 
 def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | None:
@@ -301,8 +352,9 @@ def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | N
     )
 
 
-def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, folder: Path, display: Display) -> str:
+def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, given: _Given, display: Display) -> str:
     """Refit the best configuration; returns why that could not be done, or nothing."""
+    folder = given.folder
     rows = tables.trials_table(ledger.read(folder))
     best = statistics.best_configuration(rows) if len(rows) else None
     if best is None:
@@ -311,12 +363,14 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, fol
         return ""
     chosen = next(one for one in planned if one.trial == best["trial"])
     epochs = int(best["epochs_completed"])
-    config = trial_config(chosen, recipe, machine.gpus_per_worker(recipe), str(folder / "ray"))
+    config = given.to(chosen)
     config["trial"]["train"]["epochs"] = epochs
     workers = machine.final_workers(recipe)
-    display.say(f"final fit: {chosen.backbone} depth {chosen.depth_label}, {epochs} epochs on train + val, {workers} workers")
+    display.say(
+        f"final fit: {chosen.backbone} depth {chosen.depth_label}, {epochs} epochs on train + val, {workers} workers"
+    )
     try:
-        result, model = final.refit(config, workers, (folder / "ray").resolve())
+        result, model = final.refit(config, workers, given.storage)
     except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
         return f"the final fit failed: {last_line(error) or type(error).__name__}"
     keys = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
@@ -325,6 +379,8 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, fol
     names = ("test_accuracy", "test_loss", "test_images", "train_images", "train_loss", "seconds", "workers",
              "class_names", "confusion")  # fmt: skip
     shutil.copytree(model, folder / "final", dirs_exist_ok=True)
-    ledger.write_text(folder / "final" / "result.json", json.dumps(facts | {name: result[name] for name in names}, indent=2))
+    ledger.write_text(
+        folder / "final" / "result.json", json.dumps(facts | {name: result[name] for name in names}, indent=2)
+    )
     shutil.rmtree(model, ignore_errors=True)
     return ""

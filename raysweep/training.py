@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from raysweep.depth import set_modes
-from raysweep.features import Source
+from raysweep.sources import Source
 from raysweep.recipe import Train
 
 Row = dict[str, Any]
@@ -94,7 +94,7 @@ def train(
         DivergedError: the loss became infinite or not a number.
     """
     world = world or World()
-    suffix = suffix.to(world.device, memory_format=torch.channels_last)
+    suffix = suffix.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
     optimizer = _optimizer(settings, trained, lr)
     schedule = _schedule(settings, optimizer)
@@ -114,7 +114,9 @@ def train(
         schedule.step()
         train_loss = float(world.sum(loss_sum)) / len(training.labels)
         if not math.isfinite(train_loss):
-            raise DivergedError(f"the training loss is {train_loss} in epoch {epoch}: lower lr={lr} or set train.clip_norm")
+            raise DivergedError(
+                f"the training loss is {train_loss} in epoch {epoch}: lower lr={lr} or set train.clip_norm"
+            )
         row: Row = {"epoch": epoch, "train_loss": train_loss, "lr_epoch": rate}
         if validation is not None:
             _, row["train_accuracy"] = evaluate(suffix, training, settings, world, sample)
@@ -190,9 +192,7 @@ def _mix(*numbers: int) -> int:
     return mixed
 
 
-def _batches(
-    count: int, size: int, seed: int, epoch: int, flip: bool
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _batches(count: int, size: int, seed: int, epoch: int, flip: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The epoch's batches of positions, with which of them to mirror; no batch of one image, for batch norm's sake."""
     generator = torch.Generator().manual_seed(_mix(seed, epoch))
     order = torch.randperm(count, generator=generator)

@@ -1,0 +1,187 @@
+"""Whether storing a cut's features pays: decided from measured rates before the trials start.
+
+Without features every epoch of every trial passes its images through the frozen prefix
+again; with them the images pass once and what crosses the cut is read each time. A late
+cut is small and saves much. A wide early cut can take longer to read than to compute, or
+not fit. Rates are measured on this machine: seconds an image of every node of the network
+(with random weights: arithmetic does not care), and how fast stored rows are read, from
+memory while all features fit there, else from disk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import psutil
+
+from raysweep import backbones, datasets, depth
+from raysweep.assembly import is_cacheable, store_of, views_of
+from raysweep.features import STORED_AS
+from raysweep.plan import Planned, outline
+from raysweep.recipe import Features, Model, Recipe, Trial, depth_label
+
+PROBE_BYTES = 1 << 25
+"""Written and read back to measure the disk and the memory."""
+TIMED_PIXELS = 2**17
+"""Of the batch on which a network is timed."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does in a second."""
+
+    memory_bytes: float
+    """Bytes of stored rows gathered from the page cache."""
+    disk_bytes: float
+    """Bytes read from the disk."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One cut of one backbone, and whether its features are stored."""
+
+    backbone: str
+    depth_label: str
+    trials: tuple[str, ...]
+    """Names of the trials that train at this cut."""
+    mebibytes: float
+    """Size of the features of all splits and views."""
+    prefix_ms_per_image: float
+    images_computed: int
+    """Images that pass through the prefix once if the features are stored."""
+    images_read: int
+    """Images that the trials ask for in all their epochs, if none is stopped early."""
+    predicted_saving_s: float
+    """Seconds of one lane."""
+    store: bool
+    reason: str
+
+
+def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
+    """A decision for every cut of the sweep, in the order of its trials."""
+    settings = recipe.features
+    by_cut: dict[Any, list[Trial]] = {}
+    for one in planned:
+        by_cut.setdefault(cut_key(one.config), []).append(one.config)
+    found = [_weigh(trials, settings) for trials in by_cut.values()]
+    if settings.cache == "never":
+        return [_changed(one, False, "features.cache=never") for one in found]
+    room = store_of(settings).room_bytes()
+    decisions = []
+    for one in sorted(found, key=lambda one: -one.predicted_saving_s):
+        needed = int(one.mebibytes * 2**20)
+        if one.store and needed > room:
+            one = _changed(one, False, f"needs {one.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used")
+        room -= needed if one.store else 0
+        decisions.append(one)
+    return sorted(decisions, key=found_order(found))
+
+
+def found_order(found: Sequence[Decision]) -> Any:
+    """A sort key that restores the order in which cuts were found."""
+    order = {one.trials: index for index, one in enumerate(found)}
+    return lambda one: order[one.trials]
+
+
+def group_key(trial: Trial) -> tuple[Any, ...]:
+    """Equal for trials whose features one pass over the images can make."""
+    return (trial.backbone, trial.model, trial.seed if trial.model.weights == "none" else 0, trial.data)
+
+
+def cut_key(trial: Trial) -> tuple[Any, ...]:
+    """Equal for trials that read the same features."""
+    return (*group_key(trial), trial.depth)
+
+
+def _changed(one: Decision, store: bool, reason: str) -> Decision:
+    return Decision(**{**asdict(one), "trials": one.trials, "store": store, "reason": reason})
+
+
+def _weigh(trials: Sequence[Trial], settings: Features) -> Decision:
+    """What storing one cut costs and saves, room left out of account."""
+    first = trials[0]
+    shape = datasets.shape(first.data)
+    image_size = first.data.image_size or shape.image_size or 224
+    cut = _cut(first.backbone, first.model, shape.classes, first.depth, image_size)
+    per_image = _prefix_seconds(first.backbone, first.model, image_size, cut)
+    counts = {"train": shape.train, "val": shape.val}
+    computed = sum(counts[split] for split, _ in views_of(first))
+    an_epoch = shape.train + min(shape.val, shape.train) + shape.val
+    read = sum(trial.train.epochs for trial in trials) * an_epoch
+    size = cut.numbers_per_image * np.dtype(STORED_AS[settings.dtype]).itemsize
+    rates = measured_rates(settings)
+    fits = computed * size < psutil.virtual_memory().available / 2
+    read_s = size / (rates.memory_bytes if fits else rates.disk_bytes)
+    saving = read * (per_image - read_s) - computed * (per_image + size / rates.disk_bytes)
+    store, reason = saving > 0, "saves time" if saving > 0 else "reading would take longer than computing again"
+    if not is_cacheable(first, cut):
+        whole = "the network could not be traced" if cut.whole else "nothing is frozen before the first trained layer"
+        store, reason = False, whole if cut.prefix is None else "batch_norm=training changes with every batch"
+    elif settings.cache == "always":
+        store, reason = True, "features.cache=always"
+    return Decision(
+        backbone=first.backbone,
+        depth_label=depth_label(first.depth),
+        trials=tuple(trial.name for trial in trials),
+        mebibytes=computed * size / 2**20 if cut.prefix is not None else 0.0,
+        prefix_ms_per_image=1000 * per_image,
+        images_computed=computed,
+        images_read=read,
+        predicted_saving_s=saving if is_cacheable(first, cut) else 0.0,
+        store=store,
+        reason=reason,
+    )
+
+
+@lru_cache(maxsize=64)
+def _cut(name: str, model: Model, classes: int, at: Any, image_size: int) -> depth.Cut:
+    backbone = outline(name, model, classes)
+    return depth.cut(backbone.network, depth.select(backbone.network, at, backbone.head), image_size)
+
+
+def _prefix_seconds(name: str, model: Model, image_size: int, cut: depth.Cut) -> float:
+    """Seconds that one image takes through a cut's prefix."""
+    if cut.prefix is None:
+        return 0.0
+    nodes = _node_seconds(name, model, image_size)
+    return sum(nodes.get(node.name, 0.0) for node in cut.prefix.graph.nodes)  # type: ignore[union-attr]
+
+
+@lru_cache(maxsize=8)
+def _node_seconds(name: str, model: Model, image_size: int) -> dict[str, float]:
+    random = model.model_copy(update={"weights": "none"})
+    network = backbones.build(name, random, 10, seed=0).network
+    batch = max(2, min(16, TIMED_PIXELS // image_size**2))
+    return depth.seconds_per_node(network, image_size, batch)
+
+
+@lru_cache(maxsize=2)
+def measured_rates(settings: Features) -> Rates:
+    """Write a file where features would be, read it from disk, and gather rows of it from memory."""
+    path = store_of(settings).folder / f"probe.part-{os.getpid()}"
+    rows = np.random.default_rng(0).standard_normal((PROBE_BYTES // 4096, 1024), dtype=np.float32)
+    try:
+        with path.open("wb") as file:
+            file.write(rows.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        started = time.perf_counter()
+        path.read_bytes()
+        disk = time.perf_counter() - started
+        mapped = np.asarray(np.memmap(path, np.float32, "r", shape=rows.shape))
+        order = np.random.default_rng(1).permutation(len(rows))
+        mapped[order]  # maps the pages: a trial does that once
+        started = time.perf_counter()
+        mapped[order]
+        memory = time.perf_counter() - started
+    finally:
+        path.unlink(missing_ok=True)
+    return Rates(memory_bytes=PROBE_BYTES / memory, disk_bytes=PROBE_BYTES / disk)

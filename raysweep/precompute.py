@@ -1,0 +1,143 @@
+"""The features stage: one pass over the images for each backbone, before the trials, in parallel on Ray.
+
+Each node makes its own features, shards of the images going to as many processes as the
+node has lanes; with a shared folder (`features.dir`) on a cluster they are made once.
+A node that joins later makes what it misses in its first trial (see `trial`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raysweep import assembly
+from raysweep.assembly import Shard
+from raysweep.caching import Decision, group_key
+from raysweep.features import Spec
+from raysweep.plan import Planned
+from raysweep.progress import Display
+from raysweep.recipe import Features, Recipe, Trial
+
+LEAST_SHARD = 64
+SHARDS_PER_LANE = 3
+"""More than one, so that lanes end together and progress is seen."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one pass made."""
+
+    backbone: str
+    cuts: int
+    images: int
+    mebibytes: float
+    seconds: float
+    """Wall time."""
+    lanes: int
+    problem: str = ""
+    """Why nothing was stored; the trials then compute the prefix themselves."""
+
+
+def make(
+    planned: Sequence[Planned],
+    decisions: Sequence[Decision],
+    recipe: Recipe,
+    lanes: int,
+    gpus: float,
+    display: Display,
+    everywhere: bool,
+) -> list[Made]:
+    """Make the features that were decided on, on this node or (`everywhere`) on every node alive."""
+    chosen = {name for one in decisions if one.store for name in one.trials}
+    groups: dict[Any, dict[Any, Trial]] = {}
+    for one in planned:
+        if one.trial in chosen:
+            groups.setdefault(group_key(one.config), {}).setdefault(one.config.depth, one.config)
+    made = []
+    for trials in groups.values():
+        work = _Work(list(trials.values()), recipe.features, lanes, recipe.resources.cpus_per_worker, gpus)
+        if everywhere and recipe.features.dir is None:
+            made.extend(_on_every_node(work))
+        else:
+            made.append(work.run(display))
+    return made
+
+
+class _Work:
+    """One pass over the images of trials that share their base."""
+
+    def __init__(self, trials: list[Trial], settings: Features, lanes: int, cpus: int, gpus: float) -> None:
+        self.trials, self.settings, self.lanes = trials, settings, lanes
+        self.cpus, self.gpus = cpus, gpus
+        self.images = 0
+
+    def run(self, display: Display | None = None, node: str | None = None) -> Made:
+        """Make what is missing; a full disk is a problem to tell of, not an error."""
+        started = time.perf_counter()
+        made, problem = 0, ""
+        views = assembly.views_of(self.trials[0])
+        dataset = assembly.base_of(self.trials[0]).dataset
+        images = sum(len(getattr(dataset, split)) for split, _ in views)
+        size = max(LEAST_SHARD, -(-images // (self.lanes * SHARDS_PER_LANE)))
+        try:
+            made = assembly.make_features(
+                self.trials,
+                self.settings,
+                lambda shards, files: self._on_ray(shards, files, display, node),
+                size,
+            )
+        except OSError as error:
+            problem = f"features of {self.trials[0].backbone} are not stored: {error.strerror or error}"
+        seconds = time.perf_counter() - started
+        name = self.trials[0].backbone
+        return Made(name, len(self.trials), self.images, made / 2**20, seconds, self.lanes, problem)
+
+    def _on_ray(self, shards: list[Shard], files: dict[Spec, Path], display: Display | None, node: str | None) -> None:
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if node is not None:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        plain = self.trials[0].model_dump(mode="json")
+        remote = ray.remote(_compute).options(**options)
+        waiting = [remote.remote(plain, shard, files, self.cpus, self.gpus) for shard in shards]
+        total = sum(end - start for *_, start, end in shards)
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1)
+            self.images += sum(ray.get(ready))
+            if display:
+                display.features(self.images, total)
+
+
+def _compute(plain: dict[str, Any], shard: Shard, files: dict[Spec, Path], cpus: int, gpus: float) -> int:
+    import torch
+
+    torch.set_num_threads(cpus)
+    device = torch.device("cuda" if gpus else "cpu")
+    return assembly.compute_shard(Trial.model_validate(plain), shard, files, device)
+
+
+def _on_every_node(work: _Work) -> list[Made]:
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and _has_room(node["Resources"], work)]
+    remote = ray.remote(_Work.run)
+    return ray.get(
+        [
+            remote.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                work, None, node
+            )
+            for node in nodes
+        ]
+    )
+
+
+def _has_room(resources: dict[str, float], work: _Work) -> bool:
+    return resources.get("CPU", 0) >= work.cpus and resources.get("GPU", 0) >= work.gpus
+
+
+def record(decisions: Sequence[Decision], made: Sequence[Made]) -> dict[str, Any]:
+    """What features.json holds."""
+    return {"decisions": [asdict(one) for one in decisions], "made": [asdict(one) for one in made]}

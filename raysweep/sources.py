@@ -1,0 +1,109 @@
+"""What the trainable suffix is fed with: batches of images, or of what the frozen prefix makes of them.
+
+Images stay uint8 in memory; a batch is gathered, moved to the device, resized, flipped
+and normalised there. A source answers `batch(positions, flips, training)` with the
+frontier tensors of those images, so that training does not know where they come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raysweep.recipe import Statistics
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From stored images to the network's input."""
+
+    image_size: int
+    """Side in pixels."""
+    statistics: Statistics
+
+    def __call__(self, images: Tensor, flips: Tensor | None = None) -> Tensor:
+        """(batch, 3, any, any) uint8 → (batch, 3, image_size, image_size) float32, channels last.
+
+        `flips` is (batch,) bool: which images to mirror.
+        """
+        scaled = images.to(torch.float32).div_(255.0).contiguous(memory_format=torch.channels_last)
+        if scaled.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True, align_corners=False)
+        if flips is not None:
+            scaled = torch.where(flips.view(-1, 1, 1, 1), scaled.flip(-1), scaled)
+        mean = torch.tensor(self.statistics.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.statistics.std, device=images.device).view(1, 3, 1, 1)
+        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+class Source(Protocol):
+    """The frontier tensors of a split's images."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
+        """Frontier tensors of the images at `positions` (batch,), mirrored where `flips` (batch,) is true."""
+        ...
+
+
+class Images:
+    """Images in memory, passed through the frozen prefix each time they are asked for."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        preparation: Preparation,
+        device: torch.device,
+        prefix: nn.Module | None = None,
+        batch_norm: str = "frozen",
+    ) -> None:
+        """`images` is (n, 3, height, width) uint8, perhaps a memory map; `rows` picks this split's."""
+        self.images, self.rows = images, rows
+        self.preparation, self.device = preparation, device
+        self.prefix, self.batch_norm = prefix, batch_norm
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
+        """See `Source`."""
+        gathered = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[positions.numpy()]]))
+        if self.device.type == "cuda":
+            gathered = gathered.pin_memory()
+        moved = gathered.to(self.device, non_blocking=True)
+        inputs = self.preparation(moved, None if flips is None else flips.to(self.device))
+        if self.prefix is None:
+            return (inputs,)
+        self.prefix.train(training and self.batch_norm == "training")
+        with torch.no_grad():
+            return tuple(self.prefix(inputs))
+
+
+class Joined:
+    """Two sources as one, the second's positions after the first's."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
+        """See `Source`."""
+        in_first = positions < len(self.first)
+        parts = []
+        for source, here, offset in ((self.first, in_first, 0), (self.second, ~in_first, len(self.first))):
+            if here.any():
+                some = None if flips is None else flips[here]
+                parts.append((here, source.batch(positions[here] - offset, some, training)))
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.cat([here.nonzero().squeeze(1) for here, _ in parts]).argsort()
+        return tuple(torch.cat(pair)[order.to(pair[0].device)] for pair in zip(*(p for _, p in parts), strict=True))
