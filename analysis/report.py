@@ -34,6 +34,11 @@ def build(folder: Path) -> Path:
     return _write(gather([read(folder)]), folder / "report")
 
 
+def answer(folder: Path) -> str:
+    """The report's answer in a sentence."""
+    return headline(gather([read(folder)]))
+
+
 def compare(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write one report on several runs, by default into the first one's report/compare/; returns its index.html."""
     return _write(gather([read(folder) for folder in folders]), out or folders[0] / "report" / "compare")
@@ -69,7 +74,6 @@ def reservations(facts: Facts) -> Iterator[str]:
     left = [f"{number} {word}" for state, word in words.items() if (number := facts.count(state))]
     if left:
         yield f"This run is incomplete: of {wording.count(len(facts.trials), 'trial')}, {', '.join(left)}."
-        yield from (f"To run what is missing: python -m raysweep.grid --resume {run.folder}" for run in facts.runs)
     if failed := facts.count("failed"):
         yield f"{wording.count(failed, 'trial')} failed; the errors are at the end of this page."
     finished = set(zip(facts.depths["series"], facts.depths["depth_label"], strict=True))

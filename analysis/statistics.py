@@ -41,7 +41,7 @@ def with_series(trials: pd.DataFrame) -> pd.DataFrame:
     names = trials["backbone"].astype(str)
     for axis in extra:
         varies = trials.groupby("backbone")[axis].transform("nunique") > 1
-        label = ", " + axis + "=" + trials[axis].map(wording.setting)
+        label = ", " + axis + "=" + trials[axis].map(wording.setting).astype(str)
         names = names + label.where(varies & trials[axis].notna(), "")
     return trials.assign(series=names)
 

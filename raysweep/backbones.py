@@ -246,7 +246,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many types for a file that is not theirs
@@ -273,8 +273,8 @@ def _fit(network: nn.Module, name: str, state: dict[str, Tensor], source: str) -
     if missing or wrong or unknown:
         example = (missing + wrong + unknown)[0]
         raise RecipeError(
-            f"model.weights={source} does not fit {name}: {len(missing)} tensors are missing, {len(wrong)} have another "
-            f"shape, {len(unknown)} are unknown (first: {example}); give weights of the same architecture"
+            f"model.weights={source} does not fit {name}: {len(missing)} tensors are missing, {len(wrong)} have "
+            f"another shape, {len(unknown)} are unknown (first: {example}); give weights of the same architecture"
         )
     network.load_state_dict({key: state[key] for key in needed if key in state}, strict=False)
 

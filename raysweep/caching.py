@@ -74,12 +74,12 @@ def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
         return [_changed(one, False, "features.cache=never") for one in found]
     room = store_of(settings).room_bytes()
     decisions = []
-    for one in sorted(found, key=lambda one: -one.predicted_saving_s):
-        needed = int(one.mebibytes * 2**20)
-        if one.store and needed > room:
-            one = _changed(one, False, f"needs {one.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used")
-        room -= needed if one.store else 0
-        decisions.append(one)
+    for weighed in sorted(found, key=lambda one: -one.predicted_saving_s):
+        needed = int(weighed.mebibytes * 2**20)
+        fits = needed <= room
+        short = f"needs {weighed.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used"
+        decisions.append(weighed if fits or not weighed.store else _changed(weighed, False, short))
+        room -= needed if decisions[-1].store else 0
     return sorted(decisions, key=found_order(found))
 
 

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raysweep import backbones, datasets
-from raysweep.sources import Preparation
 from raysweep.ledger import write_text
 from raysweep.recipe import Statistics, Trial
+from raysweep.sources import Preparation
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -243,19 +243,20 @@ class Stored:
             rows = positions.to(self.device)
             picked = views[0][rows] if flips is None else _pick(views, rows, flips.to(self.device))
             return _as_trained(picked)
-        arrays = [view[index] for view in self.views]
-        rows = positions.numpy()
-        if flips is None:
-            gathered = arrays[0][rows]
-        else:
-            mirrored = flips.numpy()
-            gathered = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
-            for array, here in ((arrays[0], ~mirrored), (arrays[1], mirrored)):
-                gathered[here] = array[rows[here]]
-        tensor = self._typed(gathered)
+        tensor = self._typed(self._read(index, positions.numpy(), None if flips is None else flips.numpy()))
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return _as_trained(tensor.to(self.device, non_blocking=True))
+
+    def _read(self, index: int, rows: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+        """Copies just the rows asked for out of the map."""
+        arrays = [view[index] for view in self.views]
+        if mirrored is None:
+            return arrays[0][rows]
+        gathered = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
+        for array, here in ((arrays[0], ~mirrored), (arrays[1], mirrored)):
+            gathered[here] = array[rows[here]]
+        return gathered
 
     def _typed(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -45,14 +45,13 @@ def _loop(config: dict[str, Any]) -> None:
     import tempfile
 
     import torch
-    import torch.distributed as dist
     from sklearn.metrics import confusion_matrix
     from torch.nn import functional as F
 
     from raysweep import export
     from raysweep.assembly import assemble, labelled
-    from raysweep.sources import Joined
     from raysweep.recipe import Trial
+    from raysweep.sources import Joined
     from raysweep.training import Labelled, predict, train
 
     started = time.perf_counter()
@@ -72,9 +71,7 @@ def _loop(config: dict[str, Any]) -> None:
         classes = len(class_names)
         confusion = torch.from_numpy(confusion_matrix(labels, scores.argmax(1), labels=range(classes)))
         loss = torch.tensor([F.cross_entropy(scores, labels, reduction="sum")], dtype=torch.float64)
-        if here.size > 1:
-            for value in (confusion, loss):
-                _sum_over_ranks(value, here.device, dist)
+        confusion, loss = here.sum(confusion), here.sum(loss)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if here.rank == 0:
@@ -94,9 +91,3 @@ def _loop(config: dict[str, Any]) -> None:
                 "workers": here.size,
             }
             ray.train.report(metrics, checkpoint=checkpoint)
-
-
-def _sum_over_ranks(value: Any, device: Any, dist: Any) -> None:
-    moved = value.to(device)
-    dist.all_reduce(moved)
-    value.copy_(moved)

@@ -24,10 +24,6 @@ PLAN_FIELDS = (
 )  # fmt: skip
 
 
-class _Asked(Exception):
-    """A mistake of the user's, answered in a sentence and exit status 2."""
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("words", nargs=-1, metavar="[NAME] [KEY=VALUE]...")
 @click.option("--list", "list_presets", is_flag=True, help="The presets, a line each.")
@@ -129,9 +125,7 @@ def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
     if outcome.interrupted:
         click.echo(f"interrupted; what there was is in {page}", err=True)
         return 130
-    recommendation = report.recommendation(folder)
-    if recommendation:
-        click.echo(recommendation)
+    click.echo(report.answer(folder))
     click.echo(f"report: {page}")
     if outcome.problem:
         click.echo(f"error: {outcome.problem}", err=True)

@@ -107,8 +107,8 @@ def _check_head(trial: Trial, backbone: backbones.Backbone, trained: tuple[depth
     head = depth.select(backbone.network, "head", backbone.head)
     if backbone.fresh and isinstance(trial.depth, int) and not set(head) <= set(trained):
         raise RecipeError(
-            f"grid.depth={trial.depth} would leave part of the new head of {trial.backbone} untrained at random values; "
-            f"choose 'head' or at least {len(head)}"
+            f"grid.depth={trial.depth} would leave part of the new head of {trial.backbone} untrained at random "
+            f"values; choose 'head' or at least {len(head)}"
         )
 
 

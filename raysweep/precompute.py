@@ -123,15 +123,15 @@ def _compute(plain: dict[str, Any], shard: Shard, files: dict[Spec, Path], cpus:
 
 def _on_every_node(work: _Work) -> list[Made]:
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and _has_room(node["Resources"], work)]
-    remote = ray.remote(_Work.run)
-    return ray.get(
-        [
-            remote.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                work, None, node
-            )
-            for node in nodes
-        ]
-    )
+    options = [
+        {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} for node in nodes
+    ]
+    remote = ray.remote(_run_at)
+    return ray.get([remote.options(**some).remote(work, node) for some, node in zip(options, nodes, strict=True)])
+
+
+def _run_at(work: _Work, node: str) -> Made:
+    return work.run(node=node)
 
 
 def _has_room(resources: dict[str, float], work: _Work) -> bool:

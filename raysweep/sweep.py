@@ -26,6 +26,7 @@ os.environ.update(
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -78,6 +79,11 @@ class Machine:
     def check(self, recipe: Recipe) -> None:
         """Raise RecipeError if a trial, or the final fit, can never be placed."""
         asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
+        if asked.workers_per_trial > 1 and 0 < gpus < 1:
+            raise RecipeError(
+                f"resources.gpus_per_worker={gpus:g} with workers_per_trial={asked.workers_per_trial}: workers that train "
+                "together cannot share a GPU; use workers_per_trial=1, or a whole GPU a worker"
+            )
         for field, workers in (
             ("resources.workers_per_trial", asked.workers_per_trial),
             ("final.workers", recipe.final.workers),
@@ -90,8 +96,8 @@ class Machine:
                 )
             if (workers or 1) * gpus > self.gpus:
                 raise RecipeError(
-                    f"{field}={workers} with resources.gpus_per_worker={gpus:g} needs {(workers or 1) * gpus:g} GPUs, but "
-                    f"there are {self.gpus}; ask for fewer, or set resources.gpus_per_worker=0"
+                    f"{field}={workers} with resources.gpus_per_worker={gpus:g} needs {(workers or 1) * gpus:g} GPUs, "
+                    f"but there are {self.gpus}; ask for fewer, or set resources.gpus_per_worker=0"
                 )
 
     def lanes(self, recipe: Recipe) -> int:
@@ -108,7 +114,7 @@ class Machine:
             return recipe.final.workers
         gpus = self.gpus_per_worker(recipe)
         by_cpu = self.cpus // recipe.resources.cpus_per_worker
-        return max(1, min(MOST_FINAL_WORKERS, int(self.gpus / gpus) if gpus else by_cpu, by_cpu))
+        return max(1, min(MOST_FINAL_WORKERS, int(self.gpus // max(1, gpus)) if gpus else by_cpu, by_cpu))
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machi
         ray.init(address, **quiet)
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[union-attr]
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
     try:
         total = ray.cluster_resources()
         yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
@@ -292,7 +298,8 @@ def _make_features(
             display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves")
         elif one.images:
             display.say(
-                f"features: {one.backbone}, {one.cuts} cuts of {one.images:,} images in {one.seconds:.1f} s, {one.mebibytes:,.0f} MiB"
+                f"features: {one.backbone}, {one.cuts} cuts of {one.images:,} images "
+                f"in {one.seconds:.1f} s, {one.mebibytes:,.0f} MiB"
             )
     ledger.write_text(folder / "features.json", json.dumps(precompute.record(decisions, made), indent=1))
     failed = {one.backbone for one in made if one.problem}
@@ -364,6 +371,7 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, giv
     chosen = next(one for one in planned if one.trial == best["trial"])
     epochs = int(best["epochs_completed"])
     config = given.to(chosen)
+    config["gpus"] = max(1.0, config["gpus"]) if config["gpus"] else 0.0  # ranks cannot share a GPU
     config["trial"]["train"]["epochs"] = epochs
     workers = machine.final_workers(recipe)
     display.say(

@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from raysweep.depth import set_modes
-from raysweep.sources import Source
 from raysweep.recipe import Train
+from raysweep.sources import Source
 
 Row = dict[str, Any]
 EVAL_BATCH = 256
@@ -50,10 +50,12 @@ class World:
         return positions[self.rank :: self.size]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks, on every rank."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
+        """The sum over ranks, on every rank, on the CPU."""
+        if self.size == 1:
+            return values.cpu()
+        moved = values.to(self.device, copy=True)
+        dist.all_reduce(moved)
+        return moved.cpu()
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def train(
     optimizer = _optimizer(settings, trained, lr)
     schedule = _schedule(settings, optimizer)
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.autocast == "float16")
-    model = _parallel(suffix, world)
+    model = _parallel(torch.compile(suffix) if settings.compile else suffix, world)  # type: ignore[arg-type]
     sample = _fixed_sample(len(training.labels), len(validation.labels)) if validation else None
     patience = _Patience(settings.patience)
     torch.manual_seed(_mix(seed, world.rank))
@@ -107,7 +109,7 @@ def train(
         started = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         set_modes(suffix, batch_norm)
-        loss_sum = torch.zeros(1, dtype=torch.float64)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
         with _synchronised_batch_norm(world):
             for batch, flips in _batches(len(training.labels), settings.batch_size, seed, epoch, flip):
                 loss_sum += _step(model, trained, training, batch, flips, settings, optimizer, scaler, world)
@@ -166,7 +168,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     world: World,
-) -> float:
+) -> Tensor:
     """One optimizer step on this rank's share of a batch; returns the share's summed loss."""
     own = world.share(batch)
     inputs = training.source.batch(own, None if flips is None else world.share(flips), training=True)
@@ -181,7 +183,7 @@ def _step(
         nn.utils.clip_grad_norm_(trained, settings.clip_norm)
     scaler.step(optimizer)
     scaler.update()
-    return float(loss.detach())
+    return loss.detach()
 
 
 def _mix(*numbers: int) -> int:
@@ -256,6 +258,22 @@ def _synchronised_batch_norm(world: World) -> AbstractContextManager[Any]:
     return _BatchNormOverRanks() if world.size > 1 and world.device.type == "cpu" else nullcontext()
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over ranks; what flows back is summed too, as every rank's loss depends on every part."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total
+
+
 class _BatchNormOverRanks(TorchFunctionMode):
     """Batch norm with the statistics of the whole batch, for ranks on CPUs.
 
@@ -282,15 +300,13 @@ class _BatchNormOverRanks(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
-
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = torch.tensor(float(input.numel() // input.shape[1]))
         dist.all_reduce(count)
-        mean = all_reduce(input.sum(axes)) / count
+        mean = _SumOverRanks.apply(input.sum(axes)) / count
         centred = input - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean, momentum)

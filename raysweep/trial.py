@@ -13,9 +13,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import ray
 import ray.train
 import ray.tune
 from ray.train.torch import TorchTrainer
+
+MOST_CONTROLLER_FAILURES = 3
+"""Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,6 +39,7 @@ def run(space: dict[str, Any]) -> None:
     else:
         from ray.tune.integration.ray_train import TuneReportCallback
 
+        _name_this_cluster()
         trainer = TorchTrainer(
             _loop,
             train_loop_config=config,
@@ -42,10 +47,23 @@ def run(space: dict[str, Any]) -> None:
             run_config=ray.train.RunConfig(
                 name=config["name"],
                 storage_path=config["storage"],
-                callbacks=[TuneReportCallback()],
+                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+                failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),
             ),
         )
     trainer.fit()
+
+
+def _name_this_cluster() -> None:
+    """Tell the helpers of a Ray Train run which cluster is theirs.
+
+    The one that frees the workers of a stopped trial looks for a cluster on the machine, and
+    where there are several takes the newest: the resources would then never come free.
+    """
+    from ray.train.v2._internal import constants
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def scaling(workers: int, cpus: int, gpus: float) -> ray.train.ScalingConfig:

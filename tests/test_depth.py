@@ -116,9 +116,15 @@ def test_select(at, first, count):
 @pytest.mark.parametrize(
     ("at", "match"),
     [
-        (8, r'grid\.depth=8 is deeper than the network, which has 7 layers \(stage1\.0 \.\.\. classifier\); .* 1 .* to 7, or "all"'),
+        (
+            8,
+            r'grid\.depth=8 is deeper .* has 7 layers \(stage1\.0 \.\.\. classifier\); .* 1 .* to 7, or "all"',
+        ),
         ("stage4", r"grid\.depth=stage4 is no module of the network; did you mean stage"),
-        (("stage1", "clasifier"), r"grid\.depth=stage1\+clasifier: no layer matches clasifier; did you mean classifier\?"),
+        (
+            ("stage1", "clasifier"),
+            r"grid\.depth=stage1\+clasifier: no layer matches clasifier; did you mean classifier\?",
+        ),
         (("stage9.*",), r"no layer matches stage9\.\*"),
     ],
 )
@@ -253,71 +259,99 @@ def test_shapes_computed_from_the_batch_follow_it(batch):
 # ---- in place ----
 
 
-class Doing(nn.Module):
-    def __init__(self, what):
+class InPlace(nn.Module):
+    """`conv` and `body` are frozen; what `change` does to the body's output, perhaps in place, is not."""
+
+    def __init__(self, change):
         super().__init__()
-        self.what = what
+        self.conv, self.body = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+        self.branch, self.dropout = nn.Conv2d(2, 2, 1), nn.Dropout(0.5, inplace=True)
+        self.fc = nn.Linear(2 * 8 * 8, 4)
+        self.change = change
 
     def forward(self, x):
-        return self.what(x)
+        x = self.body(self.conv(x))
+        return self.fc(self.change(self, x).flatten(1))
 
 
-def iadd(x):
-    x += 1
+def iadd(net, x):
+    x += net.branch(x)
     return x
 
 
-def imul(x):
-    x *= 2
+def imul(net, x):
+    x *= net.branch(x)
     return x
 
 
-def isub(x):
-    x -= 1
+def isub(net, x):
+    x -= net.branch(x)
     return x
-
-
-REPORTED_IN_PLACE = pytest.mark.xfail(strict=True, reason="reported: writes into the store")
 
 
 @pytest.mark.parametrize(
-    "activation",
+    "change",
     [
-        nn.ReLU(inplace=True),
-        nn.Hardswish(inplace=True),
-        Doing(lambda x: F.relu(x, inplace=True)),
-        Doing(iadd),
-        Doing(imul),
-        pytest.param(Doing(isub), marks=REPORTED_IN_PLACE),
-        pytest.param(Doing(lambda x: x.relu_()), marks=REPORTED_IN_PLACE),
-        pytest.param(Doing(lambda x: F.relu_(x)), marks=REPORTED_IN_PLACE),
+        iadd,
+        imul,
+        isub,
+        pytest.param(
+            lambda net, x: x.add_(net.branch(x)),
+            marks=pytest.mark.xfail(strict=True, reason="reported: methods in place write into the store"),
+        ),
+        lambda net, x: net.dropout(x) + net.branch(x),
+        lambda net, x: F.dropout(x, 0.5, net.training, inplace=True) + net.branch(x),
     ],
+    ids=["+=", "*=", "-=", "add_", "dropout", "functional dropout"],
 )
-def test_in_place_operations_leave_the_store_alone(activation):
-    """The upsampling makes storing before the activation the cheapest, so the suffix applies it."""
-    network = Net(nn.Sequential(activation, nn.Upsample(scale_factor=2)), 2 * 16 * 16)
+def test_in_place_operations_leave_the_store_alone(change):
+    network = InPlace(change)
     x = images(8)
-    expected = network(x)
-    cut, _ = cut_at(network, 1, ["fc"], size=8)
+    cut, _ = cut_at(network, ("branch", "fc"), ["fc"], size=8)
     with torch.no_grad():
         stored = cut.prefix(x)
     before = [value.clone() for value in stored]
-    for _ in range(2):
-        torch.testing.assert_close(cut.suffix(*stored), expected)
-    assert all(map(torch.equal, stored, before))
+    cut.suffix.train()(*stored)
+    torch.testing.assert_close(stored, tuple(before), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.Hardswish(inplace=True)])
+def test_in_place_activations_do_what_they_did(activation):
+    network = Net(activation, 2 * 8 * 8)
+    x = images(8)
+    expected = network(x)
+    cut, _ = cut_at(network, 1, ["fc"], size=8)
+    torch.testing.assert_close(cut.suffix(*cut.prefix(x)), expected)
+
+
+@pytest.mark.xfail(strict=True, reason="reported: dead code to torch.fx, so it is silently left out")
+def test_in_place_statement_is_not_lost():
+    class Statement(Net):
+        def forward(self, x):
+            x = self.conv(x)
+            x.add_(1.0)
+            return self.fc(x.flatten(1))
+
+    network = Statement(None, 128)
+    x = images(8)
+    cut, _ = cut_at(network, 1, ["fc"], size=8)
+    got = cut.suffix(x) if cut.whole else cut.suffix(*cut.prefix(x))
+    torch.testing.assert_close(got, network(x))
 
 
 # ---- modes ----
 
 
-class FunctionalDropout(nn.Module):
+class FunctionalDropout(Net):
     def forward(self, x):
-        return F.dropout(x, p=0.5, training=self.training)
+        return self.fc(F.dropout(self.conv(x), p=0.5, training=self.training).flatten(1))
 
 
-@pytest.mark.parametrize("dropout", [FunctionalDropout(), nn.Dropout(0.5)], ids=["functional", "module"])
-def test_dropout_before_the_head_belongs_to_the_suffix(dropout):
-    network = Net(dropout, 2 * 8 * 8).eval()
+@pytest.mark.parametrize(
+    "network", [FunctionalDropout(None, 128), Net(nn.Dropout(0.5), 128)], ids=["functional", "module"]
+)
+def test_dropout_before_the_head_belongs_to_the_suffix(network):
+    network.eval()
     x = images(8)
     expected = network(x)
     cut, _ = cut_at(network, 1, ["fc"], size=8)
@@ -335,9 +369,7 @@ def test_dropout_between_frozen_layers_stays_with_them():
     assert not [module for module in cut.suffix.modules() if isinstance(module, nn.Dropout)]
 
 
-@pytest.mark.parametrize(
-    ("batch_norm", "drifting"), [("frozen", set()), ("training", {"stage2.1", "stage3.1"})]
-)
+@pytest.mark.parametrize(("batch_norm", "drifting"), [("frozen", set()), ("training", {"stage2.1", "stage3.1"})])
 def test_statistics_of_frozen_batch_norm_drift_only_when_asked(batch_norm, drifting):
     """Only stage1 and the classifier train; frozen batch norm is downstream of stage1, in the suffix."""
     network = lively(SmallCnn(4))

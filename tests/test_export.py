@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from raysweep import backbones, export
+from raysweep.recipe import Recipe, Statistics
+from raysweep.sources import Preparation
+from tests.image_files import write_image
+
+SIDE = 16
+STATISTICS = Statistics(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+NAMES = ("ant", "bee", "été")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A network whose every tensor matters, and the folder it was saved to."""
+    (trial,) = Recipe.model_validate({"grid": {"backbone": "small_cnn", "depth": [["stage1", "head"]]}}).trials()
+    torch.manual_seed(0)
+    network = backbones.SmallCnn(len(NAMES)).eval()
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.1, 1.0) if value.dim() == 1 else value.normal_(std=0.1)
+    export.save(tmp_path / "model", network, trial, NAMES, Preparation(SIDE, STATISTICS))
+    return network, tmp_path / "model"
+
+
+@torch.no_grad()
+def test_loaded_model_predicts_the_same(saved, tmp_path):
+    network, folder = saved
+    files = [write_image(tmp_path / f"{seed}.png", seed, (SIDE, SIDE)) for seed in range(6)]
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files]).transpose(0, 3, 1, 2) / 255
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (STATISTICS.mean, STATISTICS.std))
+    best = network(torch.from_numpy((pixels - mean) / std).float()).softmax(1).max(1)
+    classify = export.load(str(folder))
+    found = classify([str(file) for file in files])
+    assert [name for name, _ in found] == [NAMES[index] for index in best.indices]
+    assert [value for _, value in found] == pytest.approx(best.values.tolist(), rel=1e-4)
+    assert classify([Image.open(file) for file in files]) == found
+    assert len({value for _, value in found}) > 1
+
+
+def test_every_tensor_returns(saved):
+    network, folder = saved
+    state = export.load(folder).network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_images_of_any_size_and_mode(saved, tmp_path, mode):
+    _, folder = saved
+    ((name, probability),) = export.load(folder)([write_image(tmp_path / "x.png", size=(30, 20), mode=mode)])
+    assert name in NAMES
+    assert 1 / 3 <= probability <= 1
+
+
+def test_files_are_tensors_and_json_alone(saved):
+    network, folder = saved
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.json"}
+    assert safetensors.torch.load_file(folder / "model.safetensors").keys() == network.state_dict().keys()
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert about["class_names"] == list(NAMES)
+    assert about["image_size"] == SIDE
+    assert about["normalize"] == {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    assert about["trial"]["depth"] == ["stage1", "head"]
+
+
+def test_other_tensors_are_refused(saved):
+    _, folder = saved
+    safetensors.torch.save_file({"stage1.0.weight": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        export.load(folder)

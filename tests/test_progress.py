@@ -1,0 +1,103 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from raysweep.progress import Display
+
+ROW = {"epoch": 2, "val_accuracy": 0.53125}
+
+
+def columns(trial):
+    fields = {"backbone": "resnet18", "depth_label": "3", "layers": 3, "lr": 0.001, "seed": 0, "epochs_planned": 4}
+    return {"trial": trial, **fields}
+
+
+@pytest.fixture
+def display():
+    def make(trials=("a", "b"), terminal=False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100, highlight=False)
+        return Display([columns(trial) for trial in trials], console), console.file
+
+    return make
+
+
+def test_piped_output_is_a_line_for_each_trial(display):
+    shown, out = display()
+    with shown:
+        shown.start("a")
+        shown.start("b")
+        for epoch in range(1, 3):
+            shown.row("a", ROW | {"epoch": epoch})
+        shown.end("a", "stopped")
+        shown.end("b", "failed", "out of [memory]")
+    assert out.getvalue().splitlines() == [
+        "[1/2] resnet18 depth 3 lr 0.001 seed 0: stopped after epoch 2/4, val accuracy 0.5312",
+        "[2/2] resnet18 depth 3 lr 0.001 seed 0: failed (out of [memory])",
+    ]
+    assert "\x1b" not in out.getvalue()
+
+
+def test_long_lines_are_not_broken(display):
+    shown, out = display()
+    shown.say("x" * 300)
+    assert out.getvalue() == "x" * 300 + "\n"
+
+
+def test_terminal_shows_one_live_view(display):
+    shown, out = display(terminal=True)
+    with shown:
+        shown.start("a")
+        shown.row("a", ROW)
+        shown.live.refresh()
+        shown.end("a", "finished")
+        shown.say("a line that stays")
+    text = out.getvalue()
+    assert "resnet18 depth 3 lr 0.001 seed 0: running after epoch 2/4" in text
+    assert "[1/2]" not in text
+    assert "a line that stays" in text
+
+
+def test_terminal_still_tells_of_failures(display):
+    shown, out = display(terminal=True)
+    shown.end("a", "failed", "why")
+    assert "failed (why)" in out.getvalue()
+
+
+def view(shown):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(shown._view())
+    return console.file.getvalue()
+
+
+def test_view(display):
+    shown, _ = display(["a", "b", "c", "d"])
+    assert "time left unknown" in view(shown)
+    shown.start("a")
+    shown.row("a", ROW)
+    shown.start("b")
+    shown.row("b", ROW | {"val_accuracy": 0.9})
+    shown.end("b", "stopped")
+    text = view(shown)
+    assert "1/4" in text
+    assert "1 stopped early, about 0:" in text
+    assert text.count("running") == 1
+    assert text.splitlines()[-1].split() == ["resnet18", "3", "90.0", "%"]
+
+
+def test_many_running_trials_are_not_all_listed(display):
+    names = [f"t{index}" for index in range(20)]
+    shown, _ = display(names)
+    for name in names:
+        shown.start(name)
+    assert view(shown).count("running") == 8
+
+
+def test_time_left(display, monkeypatch):
+    """One of four trials is done and one half way: 1.5 of 4 in 30 seconds, so 50 are left."""
+    shown, _ = display(["a", "b", "c", "d"])
+    shown.row("a", ROW | {"epoch": 4})
+    shown.end("a", "finished")
+    shown.row("b", ROW)
+    monkeypatch.setattr("raysweep.progress.time.monotonic", lambda: shown.started + 30)
+    assert "about 0:50 left" in view(shown)
