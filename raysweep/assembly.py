@@ -169,14 +169,19 @@ def make_features(
     return sum(spec.nbytes for spec in missing)
 
 
+def prefix_of(trial: Trial, specs: Sequence[Spec]) -> nn.Module:
+    """The frozen prefix that computes the features; traced once a process, which must not happen in several threads."""
+    nodes = tuple(spec.node for spec in specs)
+    return _outputs(trial.backbone, trial.model, _weights_seed(trial), trial.data, nodes)
+
+
 @torch.no_grad()
 def compute_shard(trial: Trial, shard: Shard, files: dict[Spec, Path], device: torch.device) -> int:
     """Pass a shard's images through the frozen prefix, writing every frontier wanted; returns their number."""
     split, flip, start, end = shard
     base = base_of(trial)
     wanted = {spec: path for spec, path in files.items() if (spec.split, spec.flip) == (split, flip)}
-    prefix = _outputs(trial.backbone, trial.model, _weights_seed(trial), trial.data, tuple(s.node for s in wanted))
-    prefix = _placed(prefix, device).eval()
+    prefix = _placed(prefix_of(trial, list(wanted)), device).eval()
     arrays = [np.load(path, mmap_mode="r+", allow_pickle=False) for path in wanted.values()]
     part = getattr(base.dataset, split)
     source = Images(part.pool, part.rows, base.preparation, device, prefix)
@@ -237,7 +242,7 @@ def _cut(name: str, model: Model, seed: int, data: Data, at: Depth) -> Cut:
     return depth.cut(network, trained, base.preparation.image_size)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _outputs(name: str, model: Model, seed: int, data: Data, nodes: tuple[str, ...]) -> nn.Module:
     return depth.outputs(_base(name, model, seed, data).backbone.network, nodes)
 

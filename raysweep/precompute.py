@@ -1,14 +1,16 @@
-"""The features stage: one pass over the images for each backbone, before the trials, in parallel on Ray.
+"""The features stage: one pass over the images for each backbone, before the trials, in parallel.
 
-Each node makes its own features, shards of the images going to as many processes as the
-node has lanes; with a shared folder (`features.dir`) on a cluster they are made once.
-A node that joins later makes what it misses in its first trial (see `trial`).
+On a machine without GPUs the shards of the images go to threads of this process, which has
+the network already, while Ray starts. On GPUs they are Ray tasks. On a cluster each node
+makes its own features, or all share a folder (`features.dir`) and they are made once. A
+node that joins later makes what it misses in its first trial (see `trial`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +51,21 @@ def make(
     decisions: Sequence[Decision],
     recipe: Recipe,
     lanes: int,
-    gpus: float,
+    gpus: float | None,
     display: Display,
-    everywhere: bool,
+    everywhere: bool = False,
 ) -> list[Made]:
-    """Make the features that were decided on, on this node or (`everywhere`) on every node alive."""
+    """Make the features that were decided on.
+
+    Args:
+        planned: the trials.
+        decisions: which cuts to store.
+        recipe: the sweep.
+        lanes: how many shards to compute at a time.
+        gpus: of a Ray task; None computes in threads of this process, without Ray.
+        display: told of the progress.
+        everywhere: on every node alive that has room, not on this one alone.
+    """
     chosen = {name for one in decisions if one.store for name in one.trials}
     groups: dict[Any, dict[Any, Trial]] = {}
     for one in planned:
@@ -72,7 +84,7 @@ def make(
 class _Work:
     """One pass over the images of trials that share their base."""
 
-    def __init__(self, trials: list[Trial], settings: Features, lanes: int, cpus: int, gpus: float) -> None:
+    def __init__(self, trials: list[Trial], settings: Features, lanes: int, cpus: int, gpus: float | None) -> None:
         self.trials, self.settings, self.lanes = trials, settings, lanes
         self.cpus, self.gpus = cpus, gpus
         self.images = 0
@@ -89,7 +101,7 @@ class _Work:
             made = assembly.make_features(
                 self.trials,
                 self.settings,
-                lambda shards, files: self._on_ray(shards, files, display, node),
+                lambda shards, files: self._compute(shards, files, display, node),
                 size,
             )
         except OSError as error:
@@ -98,19 +110,41 @@ class _Work:
         name = self.trials[0].backbone
         return Made(name, len(self.trials), self.images, made / 2**20, seconds, self.lanes, problem)
 
-    def _on_ray(self, shards: list[Shard], files: dict[Spec, Path], display: Display | None, node: str | None) -> None:
-        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+    def _compute(self, shards: list[Shard], files: dict[Spec, Path], display: Display | None, node: str | None) -> None:
+        total = sum(end - start for *_, start, end in shards)
+        counts = self._in_threads(shards, files) if self.gpus is None else self._on_ray(shards, files, node)
+        for count in counts:
+            self.images += count
+            if display:
+                display.features(self.images, total)
+
+    def _in_threads(self, shards: list[Shard], files: dict[Spec, Path]) -> Iterator[int]:
+        import torch
+
+        torch.set_num_threads(self.cpus)
+        for split, flip in {shard[:2] for shard in shards}:
+            assembly.prefix_of(self.trials[0], [spec for spec in files if (spec.split, spec.flip) == (split, flip)])
+        with ThreadPoolExecutor(self.lanes) as pool:
+            waiting = [
+                pool.submit(assembly.compute_shard, self.trials[0], shard, files, torch.device("cpu"))
+                for shard in shards
+            ]
+            try:
+                for ready in as_completed(waiting):
+                    yield ready.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _on_ray(self, shards: list[Shard], files: dict[Spec, Path], node: str | None) -> Iterator[int]:
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus or 0.0}
         if node is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         plain = self.trials[0].model_dump(mode="json")
         remote = ray.remote(_compute).options(**options)
-        waiting = [remote.remote(plain, shard, files, self.cpus, self.gpus) for shard in shards]
-        total = sum(end - start for *_, start, end in shards)
+        waiting = [remote.remote(plain, shard, files, self.cpus, self.gpus or 0.0) for shard in shards]
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1)
-            self.images += sum(ray.get(ready))
-            if display:
-                display.features(self.images, total)
+            yield from ray.get(ready)
 
 
 def _compute(plain: dict[str, Any], shard: Shard, files: dict[Spec, Path], cpus: int, gpus: float) -> int:
@@ -135,7 +169,7 @@ def _run_at(work: _Work, node: str) -> Made:
 
 
 def _has_room(resources: dict[str, float], work: _Work) -> bool:
-    return resources.get("CPU", 0) >= work.cpus and resources.get("GPU", 0) >= work.gpus
+    return resources.get("CPU", 0) >= work.cpus and resources.get("GPU", 0) >= (work.gpus or 0)
 
 
 def record(decisions: Sequence[Decision], made: Sequence[Made]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -81,8 +82,8 @@ class Machine:
         asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
         if asked.workers_per_trial > 1 and 0 < gpus < 1:
             raise RecipeError(
-                f"resources.gpus_per_worker={gpus:g} with workers_per_trial={asked.workers_per_trial}: workers that train "
-                "together cannot share a GPU; use workers_per_trial=1, or a whole GPU a worker"
+                f"resources.gpus_per_worker={gpus:g} with workers_per_trial={asked.workers_per_trial}: workers that "
+                "train together cannot share a GPU; use workers_per_trial=1, or a whole GPU a worker"
             )
         for field, workers in (
             ("resources.workers_per_trial", asked.workers_per_trial),
@@ -159,11 +160,12 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
             book.trial(state="planned", **row)
         display.say(f"{len(planned)} trials → {folder}")
         try:
-            with cluster(recipe, folder, address) as machine:
+            with (
+                _features_while(recipe, planned, folder, display, address) as stored,
+                cluster(recipe, folder, address) as machine,
+            ):
                 machine.check(recipe)
-                given = _Given(
-                    recipe, machine, folder, _make_features(recipe, planned, machine, folder, display, address)
-                )
+                given = _Given(recipe, machine, folder, stored(machine))
                 _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
                 problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
@@ -286,13 +288,43 @@ class _Given:
         }
 
 
+@contextmanager
+def _features_while(
+    recipe: Recipe, planned: Sequence[Planned], folder: Path, display: Display, address: str | None
+) -> Iterator[Callable[[Machine], frozenset[str]]]:
+    """Compute what the trials share: on a machine without GPUs at once, while Ray starts.
+
+    Yields a function that waits for it and returns the names of the trials that read it.
+    """
+    here = this_machine()
+    if address is not None or here.gpus_per_worker(recipe):
+        yield lambda machine: _make_features(
+            recipe,
+            planned,
+            folder,
+            display,
+            machine.lanes(recipe),
+            machine.gpus_per_worker(recipe),
+            address is not None,
+        )
+        return
+    with ThreadPoolExecutor(1) as side:
+        future = side.submit(_make_features, recipe, planned, folder, display, here.lanes(recipe), None)
+        yield lambda machine: future.result()
+
+
 def _make_features(
-    recipe: Recipe, planned: Sequence[Planned], machine: Machine, folder: Path, display: Display, address: str | None
+    recipe: Recipe,
+    planned: Sequence[Planned],
+    folder: Path,
+    display: Display,
+    lanes: int,
+    gpus: float | None,
+    everywhere: bool = False,
 ) -> frozenset[str]:
-    """Compute what the trials share; returns the names of those that read it."""
+    """Decide what to store and make it; returns the names of the trials that read it."""
     decisions = caching.decide(planned, recipe)
-    lanes, gpus = machine.lanes(recipe), machine.gpus_per_worker(recipe)
-    made = precompute.make(planned, decisions, recipe, lanes, gpus, display, everywhere=address is not None)
+    made = precompute.make(planned, decisions, recipe, lanes, gpus, display, everywhere)
     for one in made:
         if one.problem:
             display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves")

@@ -48,7 +48,7 @@ def run(space: dict[str, Any]) -> None:
                 name=config["name"],
                 storage_path=config["storage"],
                 callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-                failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),
+                failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),  # type: ignore[call-arg]
             ),
         )
     trainer.fit()

