@@ -49,11 +49,11 @@ NEIGHBOURS = 8
 """Candidates of an image; the similarity of the last is what a copy has to stand out from."""
 STANDS_OUT = 0.15
 """Most that a copy's residual (1 - similarity) may be of the last candidate's."""
-LEAST = 0.95
+LEAST = 0.9
 """Similarity below which nothing is a copy."""
 CERTAIN = 0.998
 """Similarity above which anything is a copy, though it have many, as frames of a film do."""
-FLAT = 2.0
+FLAT = 0.7
 """Standard deviation, of 255 grey levels, below which a picture has nothing to compare but noise."""
 TINT = 20.0
 """Most that the mean colours of copies differ, of 255, brightness apart."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import inspect
 import operator
 import time
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,10 @@ SHORTCUTS = ("downsample", "shortcut", "proj")
 """Names that torchvision and timm give to a residual block's shortcut projection."""
 PROBES = (2, 3)
 """Batch sizes at which shapes are read, so that what follows the batch size can be told from constants."""
+IN_PLACE_OPERATORS = {
+    getattr(operator, f"i{name}"): getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+}
 _FORCED = 10**12
 _UNSTORABLE = 10**18
 
@@ -96,13 +101,16 @@ def layers(network: nn.Module) -> tuple[Layer, ...]:
     return tuple(Layer(name, tuple(parameters)) for name, parameters in found.items())
 
 
-def select(network: nn.Module, depth: int | str | Sequence[str], head: Sequence[str]) -> tuple[Layer, ...]:
+def select(
+    network: nn.Module, depth: int | str | Sequence[str], head: Sequence[str], name: str = "the network"
+) -> tuple[Layer, ...]:
     """The layers that train at a depth, in order of definition.
 
     Args:
         network: the network with its new head.
         depth: a number of layers, `head`, `all`, a module name, or module patterns.
         head: names of the modules that make up the classifier.
+        name: what an error message calls the network.
 
     Raises:
         RecipeError: the depth is not one that this network has.
@@ -115,7 +123,7 @@ def select(network: nn.Module, depth: int | str | Sequence[str], head: Sequence[
     if isinstance(depth, int):
         if depth > len(every):
             raise RecipeError(
-                f"grid.depth={depth} is deeper than the network, which has {len(every)} layers "
+                f"grid.depth={depth} is deeper than {name}, which has {len(every)} layers "
                 f"({every[0].name or 'its own parameters'} ... {every[-1].name}); "
                 f'choose 1 (classifier alone) to {len(every)}, or "all"'
             )
@@ -124,9 +132,9 @@ def select(network: nn.Module, depth: int | str | Sequence[str], head: Sequence[
         starts = [index for index, layer in enumerate(every) if _within(layer.name, [depth])]
         if not starts:
             names = {".".join(layer.name.split(".")[: n + 1]) for layer in every for n in range(2)}
-            raise RecipeError(f"grid.depth={depth} is no module of the network; {near(depth, sorted(names))}")
+            raise RecipeError(f"grid.depth={depth} is no module of {name}; {near(depth, sorted(names))}")
         return every[starts[0] :]
-    return _matching(every, depth, head)
+    return _matching(every, depth, head, name)
 
 
 def freeze(network: nn.Module, trained: Iterable[Layer]) -> None:
@@ -205,7 +213,9 @@ def _within(name: str, modules: Iterable[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-def _matching(every: Sequence[Layer], patterns: Sequence[str], head: Sequence[str]) -> tuple[Layer, ...]:
+def _matching(
+    every: Sequence[Layer], patterns: Sequence[str], head: Sequence[str], network: str
+) -> tuple[Layer, ...]:
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "head":
@@ -214,7 +224,9 @@ def _matching(every: Sequence[Layer], patterns: Sequence[str], head: Sequence[st
             hits = [x.name for x in every if fnmatch.fnmatchcase(x.name, pattern) or _within(x.name, [pattern])]
         if not hits:
             names = [layer.name for layer in every]
-            raise RecipeError(f"grid.depth={depth_label(patterns)}: no layer matches {pattern}; {near(pattern, names)}")
+            raise RecipeError(
+                f"grid.depth={depth_label(patterns)}: no layer of {network} matches {pattern}; {near(pattern, names)}"
+            )
         chosen.update(hits)
     return tuple(layer for layer in every if layer.name in chosen)
 
@@ -231,24 +243,84 @@ class _Tracer(fx.Tracer):
 
 
 def _trace(network: nn.Module) -> fx.GraphModule:
-    """The traced network, without in-place operations and with dropout as modules."""
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+    """The traced network, without in-place operations and with dropout as modules.
+
+    Raises:
+        Exception: it cannot be traced, or needs what it does in place; it is then left as it was.
+    """
     was_training = network.training
-    traced = fx.GraphModule(network, _Tracer().trace(network.train()))
-    network.train(was_training)
-    replaced = {operator.iadd: operator.add, operator.imul: operator.mul}
-    for index, node in enumerate(list(traced.graph.nodes)):
-        if node.target in replaced:
-            node.target = replaced[node.target]
-        if node.kwargs.get("inplace"):
-            node.update_kwarg("inplace", False)
-        if node.target is F.dropout:
-            _dropout_module(traced, node, f"dropout_{index}")
+    in_place = [module for module in network.modules() if getattr(module, "inplace", False)]
+    _set_in_place(in_place, False)
+    try:
+        traced = fx.GraphModule(network, _Tracer().trace(network.train()))
+        for index, node in enumerate(list(traced.graph.nodes)):
+            _out_of_place(traced, node, in_place)
+            if node.target is F.dropout:
+                _dropout_module(traced, node, f"dropout_{index}")
+    except Exception:
+        _set_in_place(in_place, True)
+        raise
+    finally:
+        network.train(was_training)
     traced.graph.eliminate_dead_code()
     traced.recompile()
     return traced
+
+
+def _set_in_place(modules: Iterable[nn.Module], value: bool) -> None:
+    for module in modules:
+        module.inplace = value  # type: ignore[assignment]
+
+
+def _out_of_place(traced: fx.GraphModule, node: fx.Node, in_place: Sequence[nn.Module]) -> None:
+    """Let a node that changes its input make a new tensor instead.
+
+    Raises:
+        ValueError: the change is what later nodes see, through the input and not through the node's output.
+    """
+    if node.op == "call_module":
+        if traced.get_submodule(str(node.target)) not in in_place:
+            return
+    elif (arguments := _in_place_arguments(node)) is not None:
+        node.args, node.kwargs = (), arguments | {"inplace": False}
+    elif (target := _counterpart(node)) is not None:
+        node.target = target
+    else:
+        return
+    order = {other: index for index, other in enumerate(traced.graph.nodes)}
+    changed = node.all_input_nodes[0]
+    if not node.users or any(order[user] > order[node] for user in changed.users):
+        raise ValueError(f"{node.name} changes {changed.name} in place, which is used after it")
+
+
+def _in_place_arguments(node: fx.Node) -> dict[str, Any] | None:
+    """The arguments, by name, of a call such as `F.relu(x, True)`; None for any other node."""
+    if node.op != "call_function":
+        return None
+    try:
+        arguments = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # most of torch's own functions have no signature
+        return None
+    return arguments if arguments.get("inplace") else None
+
+
+def _counterpart(node: fx.Node) -> Any:
+    """What computes the result of `x.add_(y)`, `torch.relu_(x)` or `x += y` as a new tensor; None for other nodes.
+
+    Raises:
+        ValueError: there is no such method or function.
+    """
+    if node.op == "call_function" and node.target in IN_PLACE_OPERATORS:
+        return IN_PLACE_OPERATORS[node.target]
+    method = node.op == "call_method"
+    name = str(node.target) if method else getattr(node.target, "__name__", "")
+    if node.op not in ("call_method", "call_function") or not name.endswith("_") or name.endswith("__"):
+        return None
+    owner = Tensor if method else next((place for place in (torch, F) if hasattr(place, name)), None)
+    found = getattr(owner, name[:-1], None)
+    if not callable(found):
+        raise ValueError(f"{name} has no counterpart that makes a new tensor")
+    return name[:-1] if method else found
 
 
 def _dropout_module(traced: fx.GraphModule, node: fx.Node, name: str) -> None:
@@ -256,7 +328,7 @@ def _dropout_module(traced: fx.GraphModule, node: fx.Node, name: str) -> None:
     p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
     traced.add_submodule(name, nn.Dropout(float(p)))  # type: ignore[arg-type]
     with traced.graph.inserting_before(node):
-        node.replace_all_uses_with(traced.graph.call_module(name, (node.args[0],)))
+        node.replace_all_uses_with(traced.graph.call_module(name, (node.all_input_nodes[0],)))
     traced.graph.erase_node(node)
 
 

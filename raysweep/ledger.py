@@ -48,7 +48,7 @@ class Ledger:
     """The one writer of a run folder; use as a context manager to hold its lock.
 
     Raises:
-        RunFolderError: another process holds the folder, or it holds an earlier run.
+        RunFolderError: another process holds the folder, it holds an earlier run, or it cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,12 +56,18 @@ class Ledger:
         self._lock = FileLock(folder / ".lock")
 
     def __enter__(self) -> Ledger:
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+        except FileExistsError:
+            raise RunFolderError(f"{self.folder} is a file, not a folder; give another --run-dir") from None
         except Timeout:
             raise RunFolderError(
                 f"the run folder {self.folder} is in use by another sweep; give another --run-dir"
+            ) from None
+        except OSError as error:
+            raise RunFolderError(
+                f"the run folder {self.folder} cannot be written to ({error.strerror}); give another --run-dir"
             ) from None
         if (self.folder / "recipe.yaml").exists():
             self._lock.release()

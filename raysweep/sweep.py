@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import socket
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -236,7 +237,7 @@ class _Recorder(ray.tune.Callback):
             return
         self.epochs[name] = result["epoch"]
         row = self.columns[name] | {"phase": 1} | {key: result[key] for key in REPORTED}
-        self.book.epoch(row | {"workers": trial.config["given"]["workers"]})
+        self.book.epoch(row | {"workers": trial.config["given"]["workers"], "time": time.time()})
         self.display.row(name, row)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

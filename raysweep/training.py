@@ -104,8 +104,8 @@ def train(
     model = _parallel(torch.compile(suffix) if settings.compile else suffix, world)  # type: ignore[arg-type]
     sample = _fixed_sample(len(training.labels), len(validation.labels)) if validation else None
     patience = _Patience(settings.patience)
-    torch.manual_seed(_mix(seed, world.rank))
     for epoch in range(1, settings.epochs + 1):
+        torch.manual_seed(_mix(seed, epoch, world.rank))  # of dropout
         started = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         set_modes(suffix, batch_norm)
@@ -300,16 +300,19 @@ class _BatchNormOverRanks(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
+        values = input.float()  # under autocast the input may be of 16 bits; statistics never are
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = torch.tensor(float(input.numel() // input.shape[1]))
         dist.all_reduce(count)
-        mean = _SumOverRanks.apply(input.sum(axes)) / count
-        centred = input - mean.view(shape)
+        mean = _SumOverRanks.apply(values.sum(axes)) / count
+        centred = values - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean, momentum)
                 running_var.lerp_(variance * count / (count - 1), momentum)
         normal = centred * (variance + eps).rsqrt().view(shape)
-        return normal if weight is None or bias is None else normal * weight.view(shape) + bias.view(shape)
+        if weight is not None and bias is not None:
+            normal = normal * weight.view(shape) + bias.view(shape)
+        return normal.to(input.dtype)

@@ -123,9 +123,9 @@ def test_select(at, first, count):
         ("stage4", r"grid\.depth=stage4 is no module of the network; did you mean stage"),
         (
             ("stage1", "clasifier"),
-            r"grid\.depth=stage1\+clasifier: no layer matches clasifier; did you mean classifier\?",
+            r"grid\.depth=stage1\+clasifier: no layer of the network matches clasifier; did you mean classifier\?",
         ),
-        (("stage9.*",), r"no layer matches stage9\.\*"),
+        (("stage9.*",), r"no layer of the network matches stage9\.\*"),
     ],
 )
 def test_depth_that_the_network_has_not(at, match):
@@ -289,30 +289,31 @@ def isub(net, x):
     return x
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        iadd,
-        imul,
-        isub,
-        pytest.param(
-            lambda net, x: x.add_(net.branch(x)),
-            marks=pytest.mark.xfail(strict=True, reason="reported: methods in place write into the store"),
-        ),
-        lambda net, x: net.dropout(x) + net.branch(x),
-        lambda net, x: F.dropout(x, 0.5, net.training, inplace=True) + net.branch(x),
-    ],
-    ids=["+=", "*=", "-=", "add_", "dropout", "functional dropout"],
-)
+CHANGES = {
+    "+=": iadd,
+    "*=": imul,
+    "-=": isub,
+    "add_": lambda net, x: x.add_(net.branch(x)),
+    "relu_": lambda net, x: torch.relu_(net.branch(x) + torch.relu_(x)),
+    "functional relu_": lambda net, x: net.branch(x) + F.relu_(x),
+    "relu by position": lambda net, x: net.branch(x) + F.relu(x, True),
+    "dropout": lambda net, x: net.branch(x) + net.dropout(x),
+    "functional dropout": lambda net, x: net.branch(x) + F.dropout(x, 0.5, net.training, inplace=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_in_place_operations_leave_the_store_alone(change):
-    network = InPlace(change)
+    network = InPlace(change).eval()
     x = images(8)
-    cut, _ = cut_at(network, ("branch", "fc"), ["fc"], size=8)
     with torch.no_grad():
+        expected = network(x)
+        cut, _ = cut_at(network, ("branch", "fc"), ["fc"], size=8)
         stored = cut.prefix(x)
     before = [value.clone() for value in stored]
     cut.suffix.train()(*stored)
     torch.testing.assert_close(stored, tuple(before), rtol=0, atol=0)
+    torch.testing.assert_close(cut.suffix.eval()(*stored), expected)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.Hardswish(inplace=True)])
@@ -324,19 +325,39 @@ def test_in_place_activations_do_what_they_did(activation):
     torch.testing.assert_close(cut.suffix(*cut.prefix(x)), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: dead code to torch.fx, so it is silently left out")
-def test_in_place_statement_is_not_lost():
-    class Statement(Net):
-        def forward(self, x):
-            x = self.conv(x)
-            x.add_(1.0)
-            return self.fc(x.flatten(1))
+def statement(net, x):
+    x.add_(1.0)
+    return net.branch(x)
 
-    network = Statement(None, 128)
+
+def statement_of_module(net, x):
+    net.relu(x)
+    return net.branch(x)
+
+
+NEEDED = {
+    "method": statement,
+    "module": statement_of_module,
+    "of a part": lambda net, x: (x[:, 0].mul_(2.0), net.branch(x))[1],
+    "seen later": lambda net, x: x.add_(1.0) + net.branch(x),
+    "module, seen later": lambda net, x: net.relu(x) + net.branch(x),
+    "without counterpart": lambda net, x: net.branch(x) + x.fill_(2.0),
+}
+
+
+@pytest.mark.parametrize("change", NEEDED.values(), ids=NEEDED)
+def test_what_is_needed_in_place_is_not_lost(change):
+    """Such a network runs whole, every time it is cut."""
+    network = InPlace(change).eval()
+    network.relu = nn.ReLU(inplace=True)
     x = images(8)
-    cut, _ = cut_at(network, 1, ["fc"], size=8)
-    got = cut.suffix(x) if cut.whole else cut.suffix(*cut.prefix(x))
-    torch.testing.assert_close(got, network(x))
+    with torch.no_grad():
+        expected = network(x)
+        for _ in range(2):
+            cut, _ = cut_at(network, ("branch", "fc"), ["fc"], size=8)
+            assert cut.whole
+            torch.testing.assert_close(cut.suffix(x), expected, rtol=0, atol=0)
+    assert not network.training
 
 
 # ---- modes ----
@@ -438,7 +459,8 @@ def test_freeze_undoes_an_earlier_depth():
     assert all(value.requires_grad for value in network.parameters())
 
 
-def test_cutting_keeps_the_mode_of_the_network():
-    network = SmallCnn(4).eval()
+@pytest.mark.parametrize("kind", [SmallCnn, Untraceable])
+def test_cutting_keeps_the_mode_of_the_network(kind):
+    network = kind(4).eval()
     cut_at(network, 1, ["classifier"])
     assert not any(module.training for module in network.modules())

@@ -91,12 +91,23 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path):
     assert read(tmp_path).epochs == [{"epoch": 1}]
 
 
-@pytest.mark.xfail(strict=True, reason="reported: FileExistsError, which the command shows as a traceback")
-def test_a_file_is_refused(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    with pytest.raises(RunFolderError, match="file"):
-        Ledger(path).__enter__()
+@pytest.mark.parametrize(
+    ("name", "match"), [("file", "file is a file, not a folder"), ("file/run", r"file/run cannot be .* \(Not a directory")]
+)
+def test_a_file_is_refused(tmp_path, name, match):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=rf"{match}.*; give another --run-dir"):
+        Ledger(tmp_path / name).__enter__()
+
+
+@pytest.mark.parametrize("what", ["mkdir", "lock"])
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch, what):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(*((Path, "mkdir") if what == "mkdir" else ("filelock.FileLock.acquire",)), refuse)
+    with pytest.raises(RunFolderError, match=rf"{tmp_path} cannot be written to \(Permission denied\); give another"):
+        Ledger(tmp_path).__enter__()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

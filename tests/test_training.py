@@ -82,7 +82,6 @@ def test_same_seed_same_rows(precision):
     assert run(1) != run(2)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: dropout continues the global generator, which others may draw from")
 def test_rows_do_not_depend_on_what_happens_between_epochs():
     def run(draws):
         network = nn.Sequential(linear(0.01), nn.Dropout(0.5))
@@ -315,9 +314,7 @@ def two_ranks(tmp_path_factory):
     [
         ("batch norm trains", 1e-4),
         ("batch norm of frozen layers", 1e-4),
-        pytest.param(
-            "bfloat16", 0.05, marks=pytest.mark.xfail(strict=True, reason="reported: lerp_ of float by bfloat16")
-        ),
+        ("bfloat16", 0.05),
     ],
 )
 def test_two_ranks_are_one(two_ranks, name, tolerance):

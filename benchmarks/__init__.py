@@ -1,0 +1,1 @@
+"""Performance figures, each from one command that measures everything side by side."""
