@@ -10,17 +10,33 @@ import argparse
 import base64
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 import yaml
 
-from analysis import figures, statistics, tables, wording
-from analysis.sections import SECTIONS, Facts, Section, name_of
+from analysis import figures, sections, statistics, tables, wording
+from analysis.features_section import features
+from analysis.sections import Facts, Section, name_of
 from raysweep.ledger import Run, read, write_text
 
+SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
+    sections.accuracy,
+    sections.overfitting,
+    sections.cost,
+    sections.depths,
+    sections.test,
+    sections.confusion,
+    sections.curves,
+    sections.rates,
+    features,
+    sections.trials,
+    sections.failures,
+    sections.provenance,
+)
+"""The page from top to bottom."""
 COMPARABLE = ("dataset", "root", "limit", "val_fraction", "test_fraction", "split_seed")
 """Runs equal in these fields of `data` are measured on the same validation images."""
 
@@ -111,15 +127,15 @@ def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
         yield f"{images:,.0f}", "validation images", test
 
 
-def summary(facts: Facts, sections: Sequence[Section]) -> str:
+def summary(facts: Facts, shown: Sequence[Section]) -> str:
     """The answer, the tables of depths and tests, and links to the figures, as Markdown."""
     lines = [f"# {_markdown(_title(facts))}", "", _markdown(headline(facts)), ""]
     lines += [f"- {_markdown(text)}" for text in reservations(facts)]
-    for section in (section for section in sections if section.title in ("Depths", "Test")):
+    for section in (section for section in shown if section.title in ("Depths", "Test")):
         head = list(section.table[0])
         cells = [head, ["---"] * len(head), *([_markdown(cell) for cell in row.values()] for row in section.table)]
         lines += ["", f"## {section.title}", "", *(f"| {' | '.join(row)} |" for row in cells)]
-    lines += ["", *(f"![{section.title}]({section.file})" for section in sections if section.figure)]
+    lines += ["", *(f"![{section.title}]({section.file})" for section in shown if section.figure)]
     return "\n".join(lines) + "\n"
 
 
@@ -143,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(facts: Facts, out: Path) -> Path:
     """Write page, figures, summary and table; returns index.html."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [section for make in SECTIONS if (section := make(facts)) is not None]
-    images = {section.file: figures.png(section.figure) for section in sections if section.figure}
+    shown = [section for make in SECTIONS if (section := make(facts)) is not None]
+    images = {section.file: figures.png(section.figure) for section in shown if section.figure}
     for name, image in images.items():
         (out / name).write_bytes(image)
     environment = jinja2.Environment(
@@ -155,11 +171,11 @@ def _write(facts: Facts, out: Path) -> Path:
         headline=headline(facts),
         reservations=list(reservations(facts)),
         numbers=list(key_numbers(facts)),
-        sections=sections,
+        sections=shown,
         images={name: base64.b64encode(image).decode() for name, image in images.items()},
     )
     write_text(out / "results.csv", facts.trials.to_csv(index=False))
-    write_text(out / "summary.md", summary(facts, sections))
+    write_text(out / "summary.md", summary(facts, shown))
     write_text(out / "index.html", page)
     return out / "index.html"
 

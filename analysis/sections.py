@@ -1,13 +1,12 @@
 """The sections of the report, each a small function of the facts.
 
 A section returns what to show, or None where its data are missing. To extend the report,
-write one more and name it in `SECTIONS`. Nothing in a section is HTML or Markdown: the
+write one more and name it in `report.SECTIONS`. Nothing in a section is HTML or Markdown: the
 template and the summary escape what they print, for a run folder may hold any name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,11 +185,6 @@ def provenance(facts: Facts) -> Section:
     """How it was run: recipe, versions, host, command."""
     about = ((name_of(run), yaml.safe_dump(run.about, sort_keys=False, allow_unicode=True)) for run in facts.runs)
     return Section("How this was run", folded=tuple(about))
-
-
-SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
-    *(accuracy, overfitting, cost, depths, test, confusion, curves, rates, trials, failures, provenance),
-)
 
 
 def _depth_row(row: Group) -> dict[str, str]:

@@ -26,7 +26,7 @@ from raysweep.features import STORED_AS
 from raysweep.plan import Planned, outline
 from raysweep.recipe import Features, Model, Recipe, Trial, depth_label
 
-PROBE_BYTES = 1 << 25
+PROBE_BYTES = 1 << 23
 """Written and read back to measure the disk and the memory."""
 TIMED_PIXELS = 2**17
 """Of the batch on which a network is timed."""
@@ -55,6 +55,8 @@ class Decision:
     prefix_ms_per_image: float
     images_computed: int
     """Images that pass through the prefix once if the features are stored."""
+    images_an_epoch: int
+    """Images that a trial asks for in an epoch: to train on and to measure on."""
     images_read: int
     """Images that the trials ask for in all their epochs, if none is stopped early."""
     predicted_saving_s: float
@@ -132,6 +134,7 @@ def _weigh(trials: Sequence[Trial], settings: Features) -> Decision:
         mebibytes=computed * size / 2**20 if cut.prefix is not None else 0.0,
         prefix_ms_per_image=1000 * per_image,
         images_computed=computed,
+        images_an_epoch=an_epoch,
         images_read=read,
         predicted_saving_s=saving if is_cacheable(first, cut) else 0.0,
         store=store,

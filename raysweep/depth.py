@@ -287,9 +287,8 @@ def _out_of_place(traced: fx.GraphModule, node: fx.Node, in_place: Sequence[nn.M
         node.target = target
     else:
         return
-    order = {other: index for index, other in enumerate(traced.graph.nodes)}
     changed = node.all_input_nodes[0]
-    if not node.users or any(order[user] > order[node] for user in changed.users):
+    if not node.users or any(user > node for user in changed.users):
         raise ValueError(f"{node.name} changes {changed.name} in place, which is used after it")
 
 

@@ -31,7 +31,7 @@ class Classifier:
     """A trained network with everything it needs to name the class of an image."""
 
     network: nn.Module
-    """(batch, 3, image_size, image_size) normalised → (batch, classes); in eval mode."""
+    """(batch, 3, image_size, image_size) normalised → (batch, classes or more); in eval mode."""
     class_names: tuple[str, ...]
     preparation: Preparation
 
@@ -41,7 +41,8 @@ class Classifier:
         size = self.preparation.image_size
         opened = [x if isinstance(x, Image.Image) else Image.open(x) for x in images]
         pixels = torch.stack([torch.from_numpy(datasets.decode(image, size)) for image in opened])
-        best = self.network(self.preparation(pixels)).softmax(1).max(1)
+        scores = self.network(self.preparation(pixels))[:, : len(self.class_names)]  # a kept classifier has more
+        best = scores.softmax(1).max(1)
         return [(self.class_names[int(index)], float(value)) for value, index in zip(*best, strict=True)]
 
 
@@ -63,8 +64,7 @@ def load(folder: str | Path) -> Classifier:
     """Load what `save` wrote; needs no network."""
     about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
     trial = Trial.model_validate(about["trial"])
-    untrained = trial.model.model_copy(update={"weights": "none"})
-    network = backbones.build(trial.backbone, untrained, len(about["class_names"]), seed=0).network
+    network = backbones.build(trial.backbone, trial.model, len(about["class_names"]), seed=0, load=False).network
     network.load_state_dict(load_file(Path(folder) / WEIGHTS))
     preparation = Preparation(about["image_size"], Statistics.model_validate(about["normalize"]))
     return Classifier(network.eval(), tuple(about["class_names"]), preparation)

@@ -82,13 +82,18 @@ def _list() -> None:
 
 
 def _show_plan(recipe: Recipe, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from raysweep.caching import decide
     from raysweep.plan import plan
 
-    rows = [one.columns() for one in plan(recipe)]
+    planned = plan(recipe)
+    decisions = decide(planned, recipe)
+    rows = [one.columns() for one in planned]
     if as_json:
-        click.echo(
-            json.dumps({"name": recipe.name, "trials": [{key: row[key] for key in PLAN_FIELDS} for row in rows]})
-        )
+        trials = [{key: row[key] for key in PLAN_FIELDS} for row in rows]
+        features = [asdict(one) for one in decisions]
+        click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features}))
         return
     header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
     groups: dict[tuple[Any, ...], int] = {}
@@ -98,8 +103,35 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
         groups[key] = groups.get(key, 0) + 1
     table = [header, *((f"{cell:,}" if isinstance(cell, int) else cell for cell in (*k, n)) for k, n in groups.items())]
     _print_columns([tuple(line) for line in table])
+    click.echo()
+    _show_features(decisions)
     epochs = sum(row["epochs_planned"] for row in rows)
     click.echo(f"{len(rows)} trials, at most {epochs} epochs in all; nothing was trained or fetched")
+
+
+def _show_features(decisions: Sequence[Any]) -> None:
+    """What is computed once and shared, for each cut that has a frozen prefix."""
+    cuts = [one for one in decisions if one.prefix_ms_per_image]
+    if not cuts:
+        click.echo("no trial has a frozen prefix to share")
+        return
+    header = ("backbone", "depth", "stored", "MiB", "prefix ms/image", "predicted saving", "why")
+    lines = [
+        (
+            one.backbone,
+            one.depth_label,
+            "yes" if one.store else "no",
+            f"{one.mebibytes:,.1f}",
+            f"{one.prefix_ms_per_image:.2f}",
+            f"{one.predicted_saving_s:,.0f} s",
+            one.reason,
+        )
+        for one in cuts
+    ]
+    _print_columns([header, *lines])
+    saved = sum(one.predicted_saving_s for one in cuts if one.store)
+    size = sum(one.mebibytes for one in cuts if one.store)
+    click.echo(f"features to store: {size:,.0f} MiB; predicted saving {saved:,.0f} s of one process")
 
 
 def _print_columns(table: Sequence[Sequence[str]]) -> None:

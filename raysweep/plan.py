@@ -40,14 +40,15 @@ class Planned:
         columns = {key: value for key, value in asdict(self).items() if key != "config"}
         columns["depth"] = list(self.depth) if isinstance(self.depth, tuple) else self.depth
         data, model, train = (getattr(self.config, part).model_dump(mode="json") for part in ("data", "model", "train"))
-        further = {axis: (data | model | train)[axis] for axis in axes}
+        head = self.config.model.head.label
+        further = {axis: (data | model | {"head": head} | train)[axis] for axis in axes}
         return columns | {
             "image_size": data["image_size"],
             "batch_norm": model["batch_norm"],
             "weights": model["weights"],
-            "head": model["head"]["kind"],
+            "head": head,
             "axes": further,
-            **{axis: value for axis, value in further.items() if axis != "head"},
+            **further,
         }
 
 
@@ -55,7 +56,7 @@ def plan(recipe: Recipe) -> list[Planned]:
     """Every trial of the grid, in order.
 
     Raises:
-        RecipeError: an unknown backbone or data set, data that is not as it should be,
+        RecipeError: an unknown backbone or data set, data that is not as it should be, weights, a head or
             a depth that a network does not have; all problems at once.
     """
     trials = recipe.trials()
@@ -77,10 +78,13 @@ def extra_axes(recipe: Recipe) -> list[str]:
 
 
 def _planned(trial: Trial) -> Planned:
-    classes = datasets.shape(trial.data).classes or 1
-    backbone = outline(trial.backbone, trial.model, classes)
+    shape = datasets.shape(trial.data)
+    backbones.check_weights(trial.backbone, trial.model)
+    if size := trial.data.image_size or shape.image_size:
+        backbones.check_image_size(trial.backbone, size)
+    backbone = outline(trial.backbone, trial.model, shape.classes or 1)
     every = depth.layers(backbone.network)
-    trained = depth.select(backbone.network, trial.depth, backbone.head)
+    trained = depth.select(backbone.network, trial.depth, backbone.head, trial.backbone)
     _check_head(trial, backbone, trained)
     sizes = {name: parameter.numel() for name, parameter in backbone.network.named_parameters()}
     tensors = [name for layer in trained for name in layer.parameters]

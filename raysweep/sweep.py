@@ -62,6 +62,8 @@ REPORTED = (
 )
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 MOST_FINAL_WORKERS = 8
+LANE_MODULES = ("raysweep.trial", "raysweep.assembly", "torchvision", "sklearn.datasets")
+"""Imported by Ray's idle processes as they start, so that lanes have torch while this process makes the features."""
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 """What a trial that only directs its workers occupies, so that it does not take their CPUs."""
 
@@ -194,6 +196,8 @@ def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machi
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         here = this_machine()
+        if not nested:
+            os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES)
         # without the dashboard a stopped trial would keep the resources of its workers
         ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
     else:

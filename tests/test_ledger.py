@@ -92,7 +92,8 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "match"), [("file", "file is a file, not a folder"), ("file/run", r"file/run cannot be .* \(Not a directory")]
+    ("name", "match"),
+    [("file", "file is a file, not a folder"), ("file/run", r"file/run cannot be .* \(Not a directory")],
 )
 def test_a_file_is_refused(tmp_path, name, match):
     (tmp_path / "file").touch()

@@ -1,0 +1,131 @@
+"""The section on duplicates and leaks, from audit.json, audit.csv and audit_pairs.png of a run folder.
+
+Facts and Section come from `analysis.sections`, which names this section in its list: hence the late import.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.image
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures, wording
+
+if TYPE_CHECKING:
+    from analysis.sections import Facts, Section
+
+NOTABLE_IMBALANCE = 3.0
+"""Largest to smallest class of the training images from which on it is worth a sentence."""
+LISTED = 20
+"""Contradicting pairs that are named."""
+
+
+def audit(facts: Facts) -> Section | None:
+    """Duplicates within and across the splits, and what they do to test accuracy."""
+    from analysis.sections import Section, name_of
+
+    audited = [run for run in facts.runs if (run.folder / "audit.json").is_file()]
+    found = [json.loads((run.folder / "audit.json").read_text(encoding="utf-8")) for run in audited]
+    if not found:
+        return None
+    if any(each != found[0] for each in found):  # runs on different images, side by side
+        names = [name_of(run) for run in audited]
+        rows = ({"run": name, **row} for name, each in zip(names, found, strict=True) for row in _counts(each))
+        texts = (f"{name}: {copies(each)}" for name, each in zip(names, found, strict=True))
+        return Section("Duplicates", " ".join(texts), table=tuple(rows))
+    run = audited[0]
+    return Section(
+        "Duplicates",
+        " ".join(filter(None, (copies(found[0]), accuracies(run.final), imbalance(found[0]), _legend(found[0])))),
+        _picture(run.folder / "audit_pairs.png"),
+        tuple(_counts(found[0])),
+        _contradicting(run.folder / "audit.csv", found[0]["contradicting_labels"]),
+    )
+
+
+def copies(found: dict[str, Any]) -> str:
+    """How many test and validation images are not new to the network."""
+    tests, vals = found["images"]["test"], found["images"]["val"]
+    leaked, known = len(found["duplicated_test"]), found["val_with_copy_in_train"]
+    if not found["pairs"]:
+        return "No image was found to be a copy of another, within or across train, val and test."
+    if not leaked and not known:
+        return "No test image has a copy in train or val, and no validation image has one in train."
+    return (
+        f"{wording.percent(leaked / max(tests, 1))} of the {wording.count(tests, 'test image')} ({leaked:,}) have a "
+        f"copy in train or val, and {wording.percent(known / max(vals, 1))} of the "
+        f"{wording.count(vals, 'validation image')} ({known:,}) have one in train: there the network is asked about "
+        "images that it was trained on."
+    )
+
+
+def accuracies(final: dict[str, Any] | None) -> str:
+    """Test accuracy with and without the duplicated images."""
+    without = (final or {}).get("test_accuracy_without_duplicates")
+    if not final or without is None or not final.get("duplicated_test_images"):
+        return ""
+    with_them = wording.percent(final["test_accuracy"])
+    return f"Test accuracy is {with_them} with them and {wording.percent(without)} without."
+
+
+def imbalance(found: dict[str, Any]) -> str:
+    """The class sizes, where they are far from equal."""
+    if found["imbalance"]["train"] < NOTABLE_IMBALANCE:
+        return ""
+    counts = found["class_counts"]["train"]
+    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    return (
+        f"The classes are unequal: {most} has {wording.count(counts[most], 'training image')}, {least} has "
+        f"{counts[least]:,}. Look at the confusions of the small classes, not at accuracy alone."
+    )
+
+
+def _legend(found: dict[str, Any]) -> str:
+    if not found["pairs"]:
+        return ""
+    return (
+        "Exact copies are equal pixel for pixel, mirrored ones after a left-right flip; near ones are the same picture "
+        "stored or cropped a little differently, found by comparison: judge them by the pictures. audit.csv lists all."
+    )
+
+
+def _counts(found: dict[str, Any]) -> list[dict[str, str]]:
+    return [
+        {
+            "kind": pair["kind"],
+            "splits": " – ".join(dict.fromkeys((pair["split_a"], pair["split_b"]))),
+            "pairs": wording.value(pair["pairs"]),
+        }
+        for pair in found["pairs"]
+    ]
+
+
+def _contradicting(table: Path, number: int) -> tuple[tuple[str, str], ...]:
+    """A heading and a line for each pair of equal images whose labels differ."""
+    if not number or not table.is_file():
+        return ()
+    pairs = pd.read_csv(table, dtype=str, keep_default_na=False)
+    pairs = pairs[pairs["same_label"] == "False"].head(LISTED)
+    lines = [
+        f"{row['name_a']} ({row['split_a']}) is labelled {row['label_a']}, "
+        f"{row['name_b']} ({row['split_b']}) {row['label_b']}: {row['kind']}"
+        for row in pairs.to_dict("records")
+    ]
+    more = [f"and {number - len(lines):,} more in audit.csv"] if number > len(lines) else []
+    noun = "pair of copies has" if number == 1 else "pairs of copies have"
+    return ((f"{number:,} {noun} contradicting labels", "\n".join(lines + more)),)
+
+
+def _picture(path: Path) -> Figure | None:
+    """The picture of the worst pairs, pixel for pixel as a figure."""
+    if not path.is_file():
+        return None
+    pixels = matplotlib.image.imread(path)
+    height, width = pixels.shape[:2]
+    figure = Figure(figsize=(width / figures.DPI, height / figures.DPI), dpi=figures.DPI)
+    figure.figimage(pixels)
+    return figure

@@ -1,0 +1,65 @@
+"""What the trials shared: the frozen prefix computed once, as predicted and as measured."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from analysis import wording
+from analysis.sections import Facts, Section
+from raysweep.ledger import Row, Run
+
+
+def features(facts: Facts) -> Section | None:
+    """Which cuts were stored, why, what that was thought to save and what it did."""
+    notes = [(run, note) for run in facts.runs if (note := _note(run))]
+    rows = [_row(one) for _, note in notes for one in note["decisions"] if one["prefix_ms_per_image"]]
+    if not rows:
+        return None
+    return Section("Shared computation", " ".join(_text(run, note) for run, note in notes), table=tuple(rows))
+
+
+def _note(run: Run) -> dict[str, Any] | None:
+    path = run.folder / "features.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _row(one: Row) -> dict[str, str]:
+    return {
+        "network": one["backbone"],
+        "depth": one["depth_label"],
+        "stored": "yes" if one["store"] else "no",
+        "size (MiB)": f"{one['mebibytes']:,.1f}",
+        "prefix (ms an image)": f"{one['prefix_ms_per_image']:.2f}",
+        "predicted saving": wording.duration(max(0.0, one["predicted_saving_s"])),
+        "why": one["reason"],
+    }
+
+
+def _text(run: Run, note: dict[str, Any]) -> str:
+    """Predicted and measured, in sentences."""
+    stored = [one for one in note["decisions"] if one["store"]]
+    predicted = sum(one["predicted_saving_s"] for one in stored)
+    made = [one for one in note["made"] if one["images"]]
+    spent = sum(one["seconds"] * one["lanes"] for one in made)
+    text = "Frozen layers give the same output in every epoch and every trial, so it is computed once and stored. "
+    dtype = run.about["recipe"].get("features", {}).get("dtype", "float32")
+    if dtype != "float32":
+        text += f"It is stored as {dtype}, which rounds it. "
+    text += f"Predicted saving: {wording.duration(max(0.0, predicted))} of one process, if no trial is stopped early. "
+    saved = _saved(run, stored)
+    if made:
+        images = sum(one["images"] for one in made)
+        text += f"Measured: the pass over {images:,} images took {wording.duration(spent)} of one process"
+    else:
+        text += "Measured: everything was there from an earlier run, so no pass was made"
+    text += f", and the epochs that were run read features that would have taken {wording.duration(saved)} to compute."
+    return text + "".join(f" Warning: {one['problem']}." for one in note["made"] if one["problem"])
+
+
+def _saved(run: Run, stored: list[Row]) -> float:
+    """Seconds of prefix that the epochs run did not compute, at the rate measured before the trials."""
+    an_epoch = {
+        trial: one["images_an_epoch"] * one["prefix_ms_per_image"] / 1000 for one in stored for trial in one["trials"]
+    }
+    return sum(an_epoch.get(row["trial"], 0.0) for row in run.epochs if row.get("cached"))

@@ -1,0 +1,83 @@
+"""The section on duplicates, from the files that `raysweep.audit` writes (the names are checked in test_audit)."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread, imsave
+from synthetic_runs import digits_outcomes, final_result
+
+from analysis import audit_section, figures, report
+
+FOUND = {
+    "images": {"train": 100, "val": 40, "test": 50},
+    "pairs": [
+        {"kind": "exact", "split_a": "train", "split_b": "test", "pairs": 2},
+        {"kind": "near", "split_a": "val", "split_b": "val", "pairs": 1},
+    ],
+    "test_with_copy_in_train": 2,
+    "val_with_copy_in_train": 0,
+    "contradicting_labels": 1,
+    "imbalance": {"train": 9.0, "val": 1.0, "test": 1.0},
+    "class_counts": {"train": {"cat": 90, "dog": 10}, "val": {"cat": 20, "dog": 20}, "test": {"cat": 25, "dog": 25}},
+    "duplicated_test": [3, 7],
+}
+TABLE = """kind,split_a,split_b,name_a,name_b,label_a,label_b,similarity,same_label
+exact,train,test,cat/1.png,dog/<b>.png,cat,dog,1.0000,False
+exact,train,test,cat/2.png,cat/3.png,cat,cat,1.0000,True
+near,val,val,cat/4.png,cat/5.png,cat,cat,0.9900,True
+"""
+
+
+def audited(run, found=FOUND, table=TABLE, picture=True):
+    (run.folder / "audit.json").write_text(json.dumps(found))
+    (run.folder / "audit.csv").write_text(table)
+    if picture:
+        pixels = np.random.RandomState(0).randint(0, 256, (60, 90, 3), dtype=np.uint8)
+        imsave(run.folder / "audit_pairs.png", pixels)
+    return report.gather([run])
+
+
+def test_section_says_what_leaks_and_what_it_does(make_run):
+    final = final_result() | {"test_accuracy": 0.964, "test_accuracy_without_duplicates": 0.962}
+    run = make_run(digits_outcomes(), final=final | {"duplicated_test_images": 2})
+    section = audit_section.audit(audited(run))
+    assert "4.0 % of the 50 test images (2) have a copy in train or val" in section.text
+    assert "Test accuracy is 96.4 % with them and 96.2 % without." in section.text
+    assert "cat has 90 training images, dog has 10" in section.text
+    assert section.table[0] == {"kind": "exact", "splits": "train – test", "pairs": "2"}
+    assert section.table[1]["splits"] == "val"
+    heading, lines = section.folded[0]
+    assert heading == "1 pair of copies has contradicting labels"
+    assert lines == "cat/1.png (train) is labelled cat, dog/<b>.png (test) dog: exact"
+
+
+def test_picture_is_embedded_pixel_for_pixel(digits_run, tmp_path):
+    section = audit_section.audit(audited(digits_run))
+    (tmp_path / "again.png").write_bytes(figures.png(section.figure))
+    before, after = imread(digits_run.folder / "audit_pairs.png"), imread(tmp_path / "again.png")
+    assert after.shape[:2] == before.shape[:2]
+    np.testing.assert_allclose(after[..., :3], before[..., :3], atol=1 / 255)
+
+
+def test_no_audit_no_section(digits_run):
+    assert audit_section.audit(report.gather([digits_run])) is None
+
+
+def test_clean_data_say_so(digits_run):
+    clean = FOUND | {"pairs": [], "duplicated_test": [], "contradicting_labels": 0, "imbalance": {"train": 1.1}}
+    section = audit_section.audit(audited(digits_run, clean, TABLE.splitlines()[0] + "\n", picture=False))
+    assert section.text == "No image was found to be a copy of another, within or across train, val and test."
+    assert section.figure is None
+    assert not section.table
+    assert not section.folded
+
+
+@pytest.mark.parametrize(("other", "headed"), [(FOUND, False), (FOUND | {"duplicated_test": []}, True)])
+def test_runs_on_the_same_images_share_a_section(make_run, other, headed):
+    runs = [make_run(digits_outcomes(), name) for name in ("one", "two")]
+    for run, found in zip(runs, (FOUND, other), strict=True):
+        audited(run, found)
+    section = audit_section.audit(report.gather(runs))
+    assert ("run" in section.table[0]) is headed
+    assert section.text.startswith("one: ") is headed
