@@ -1,22 +1,17 @@
-"""The section on duplicates and leaks, from audit.json, audit.csv and audit_pairs.png of a run folder.
-
-Facts and Section come from `analysis.sections`, which names this section in its list: hence the late import.
-"""
+"""The section on duplicates and leaks, from audit.json, audit.csv and audit_pairs.png of a run folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.image
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, wording
-
-if TYPE_CHECKING:
-    from analysis.sections import Facts, Section
+from analysis.sections import Facts, Section, name_of
 
 NOTABLE_IMBALANCE = 3.0
 """Largest to smallest class of the training images from which on it is worth a sentence."""
@@ -26,8 +21,6 @@ LISTED = 20
 
 def audit(facts: Facts) -> Section | None:
     """Duplicates within and across the splits, and what they do to test accuracy."""
-    from analysis.sections import Section, name_of
-
     audited = [run for run in facts.runs if (run.folder / "audit.json").is_file()]
     found = [json.loads((run.folder / "audit.json").read_text(encoding="utf-8")) for run in audited]
     if not found:

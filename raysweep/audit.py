@@ -88,7 +88,7 @@ class Pair:
     b: Image
     """Of the same split or of a later one."""
     similarity: float
-    """0 to 1: the correlation of the small pictures; 1 for exact and mirror."""
+    """1 for exact and mirror; for near, 1 minus the root mean square difference of the small pictures, of 255."""
 
     @property
     def same_label(self) -> bool:
@@ -167,7 +167,8 @@ class _Links:
 def audit(dataset: Dataset, features: Mapping[str, np.ndarray] | None = None) -> Findings:
     """Look for copies within and across the splits, and count the classes.
 
-    Takes 35 s for 60,000 images of 32×32 pixels without features on one busy core, 0.1 s for 1,797 digits.
+    Takes 35 s for 60,000 images of 32×32 pixels without features on one busy core, 0.1 s for 1,797 digits,
+    and 25 s more with 1,280 features (two gigabytes of memory).
 
     Args:
         dataset: its images are read twice, in batches.
@@ -283,7 +284,7 @@ def picture(pairs: Sequence[Pair], dataset: Dataset, columns: int = 3) -> bytes:
     return file.getvalue()
 
 
-def _short(text: str, most: int = 24) -> str:
+def _short(text: str, most: int = 20) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 

@@ -213,9 +213,7 @@ def _within(name: str, modules: Iterable[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-def _matching(
-    every: Sequence[Layer], patterns: Sequence[str], head: Sequence[str], network: str
-) -> tuple[Layer, ...]:
+def _matching(every: Sequence[Layer], patterns: Sequence[str], head: Sequence[str], network: str) -> tuple[Layer, ...]:
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "head":

@@ -188,7 +188,7 @@ class Head(Frozen):
         others = sorted(self.model_fields_set - {"kind"})
         if self.kind != "mlp" and others:
             raise ValueError(
-                f"only kind: mlp has {' and '.join(others)}; for kind {self.kind} write model.head={{kind: {self.kind}}}"
+                f"only kind: mlp has {' and '.join(others)}; for {self.kind} write model.head={{kind: {self.kind}}}"
             )
         return self
 
@@ -226,6 +226,22 @@ def is_weights_file(weights: str) -> bool:
     return "/" in weights or "." in weights
 
 
+class Phase(Frozen):
+    """One of several trainings in a row, each at its own depth; what is null is as the trial has it.
+
+    A linear probe before fine-tuning (Kumar et al. 2022, arXiv:2202.10054) and gradual
+    unfreezing (Howard and Ruder 2018, arXiv:1801.06146) are phases.
+    """
+
+    depth: Depth | None = None
+    epochs: Count | None = None
+    lr: Positive | None = None
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    schedule: Literal["constant", "cosine", "step"] | None = None
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] | None = None
+    batch_size: Count | None = None
+
+
 class Train(Frozen):
     """How one configuration is trained."""
 
@@ -251,6 +267,14 @@ class Train(Frozen):
     """Compile the trainable suffix (torch.compile); pays where a trial is long."""
     patience: Count | None = None
     """Stop after so many epochs without a lower validation loss; never when null."""
+    keep: Literal["last", "best_loss"] = "last"
+    """Which epoch's validation accuracy a trial counts with, and how long the final fit lasts."""
+    train_accuracy_on: Literal["sample", "all"] = "sample"
+    """Train accuracy on a fixed sample of validation's size, or on every training image."""
+    validate_every_steps: Count | None = None
+    """Measure on validation every so many optimizer steps too; at the end of each epoch alone when null."""
+    phases: tuple[Phase, ...] = ()
+    """Trainings in a row, the optimizer fresh in each; one as the trial says when empty."""
 
 
 class Asha(Frozen):
@@ -360,6 +384,20 @@ class Trial(Frozen):
         """Twelve hexadecimal digits of the SHA-256 of the configuration."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def phases(self) -> tuple[Trial, ...]:
+        """Each phase as a trial of one phase; the trial itself where it has no phases."""
+        return tuple(self._phase(phase) for phase in self.train.phases) or (self,)
+
+    def _phase(self, phase: Phase) -> Trial:
+        stated = {name: x for name, x in dict(phase).items() if x is not None and name in Train.model_fields}
+        train = self.train.model_copy(update={**stated, "phases": ()})
+        return self.model_copy(update={"depth": phase.depth or self.depth, "lr": phase.lr or self.lr, "train": train})
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(one.train.epochs for one in self.phases())
 
 
 class Recipe(Frozen):
@@ -572,6 +610,7 @@ _KNOWN = {
     "model": (*Model.model_fields,),
     "model.head": (*Head.model_fields,),
     "train": (*Train.model_fields,),
+    "train.phases": (*Phase.model_fields,),
     "asha": (*Asha.model_fields,),
     "resources": (*Resources.model_fields,),
     "features": (*Features.model_fields,),

@@ -69,6 +69,30 @@ def test_files_are_tensors_and_json_alone(saved):
     assert about["trial"]["depth"] == ["stage1", "head"]
 
 
+@pytest.mark.parametrize(
+    ("head", "weights"),
+    [
+        ({"kind": "mlp", "sizes": [6, 5], "dropout": 0.5}, "pretrained"),
+        ({"kind": "keep"}, "IMAGENET1K_V1"),
+        ({"kind": "stacked"}, "nowhere.pth"),
+    ],
+)
+@torch.no_grad()
+def test_every_head_is_rebuilt(tmp_path, head, weights):
+    grid = {"backbone": "mobilenet_v3_small", "depth": "head", "head": head, "weights": weights}
+    (trial,) = Recipe.model_validate({"grid": grid}).trials()
+    network = backbones.build(trial.backbone, trial.model, len(NAMES), seed=3, load=False).network.eval()
+    if head["kind"] == "keep":
+        network.classifier[3].bias[700] = 9.0  # an output that is none of the classes
+    export.save(tmp_path / "model", network, trial, NAMES, Preparation(32, STATISTICS))
+    classify = export.load(tmp_path / "model")
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(classify.network(x), network(x), rtol=0, atol=0)
+    ((name, probability),) = classify([write_image(tmp_path / "x.png", size=(30, 20))])
+    assert name in NAMES
+    assert 1 / 3 <= probability <= 1
+
+
 def test_other_tensors_are_refused(saved):
     _, folder = saved
     safetensors.torch.save_file({"stage1.0.weight": torch.zeros(1)}, folder / "model.safetensors")

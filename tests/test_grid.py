@@ -26,7 +26,7 @@ def test_list():
 def test_plan():
     result = call(*SMALL, "--plan", "grid.lr=[0.1, 0.2]")
     assert (result.exit_code, result.stderr) == (0, "")
-    header, one, everything, total = result.output.splitlines()
+    header, one, everything, *_, total = result.output.splitlines()
     assert header.split() == ["backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials"]
     assert one.split() == ["small_cnn", "1", "1", "classifier", "2", "650", "24,346", "2"]
     assert everything.split() == ["small_cnn", "all", "7", "stage1.0", "11", "24,346", "24,346", "2"]

@@ -19,6 +19,12 @@ def recipe(grid, **more):
     return Recipe.model_validate({"data": {"dataset": "cifar10"}, "grid": grid, **more})
 
 
+def problems(grid, **more):
+    with pytest.raises(RecipeError) as caught:
+        plan(recipe(grid, **more))
+    return caught.value.problems
+
+
 FC = 2048 * 10 + 10
 LAST_CONVOLUTION = 512 * 2048 + 2 * 2048
 MIDDLE_CONVOLUTION = 512 * 512 * 9 + 2 * 512
@@ -96,29 +102,105 @@ def test_quickstart():
 def test_problems_of_several_trials_are_told_at_once():
     grid = {"backbone": ["small_cnn", "resnet81", "resnet18"], "depth": [1, 99, "layer9"], "lr": [0.1, 0.2]}
     with pytest.raises(RecipeError) as caught:
-        plan(recipe(grid))
+        plan(recipe(grid, model={"weights": "none"}))
     found = caught.value.problems
     assert len(found) == len(set(found))
     for text in (
-        "grid.depth=99 is deeper",
-        "which has 7 layers",
-        "which has 38 layers",
-        "grid.depth=layer9",
+        "grid.depth=99 is deeper than small_cnn, which has 7 layers",
+        "grid.depth=99 is deeper than resnet18, which has 38 layers",
+        "grid.depth=layer9 is no module of small_cnn",
+        "grid.depth=layer9 is no module of resnet18",
         "resnet81 is not",
     ):
         assert any(text in problem for problem in found), text
 
 
-@pytest.mark.xfail(strict=True, reason="reported: with several backbones the sentence does not say which one")
 def test_a_depth_too_deep_names_the_backbone():
-    with pytest.raises(RecipeError, match="small_cnn"):
-        plan(recipe({"backbone": ["small_cnn", "resnet18"], "depth": [20]}))
+    (problem,) = problems({"backbone": ["resnet50", "resnet18"], "depth": [90]})
+    assert problem == (
+        "grid.depth=90 is deeper than resnet18, which has 38 layers (conv1 ... fc); "
+        'choose 1 (classifier alone) to 38, or "all"'
+    )
 
 
-@pytest.mark.xfail(strict=True, reason="reported: found when trials start, each of which fails")
-def test_weights_that_do_not_exist_are_a_mistake():
-    with pytest.raises(RecipeError, match="small_cnn has no pretrained weights"):
-        plan(recipe({"backbone": "small_cnn", "depth": ["all"], "weights": "pretrained"}))
+@pytest.mark.parametrize(
+    ("grid", "problem"),
+    [
+        ({"weights": "pretrained"}, "model.weights=pretrained: small_cnn has no pretrained weights; set weights: none"),
+        ({"weights": "a1_in1k"}, "model.weights=a1_in1k: small_cnn has no pretrained weights; set weights: none"),
+        ({"weights": "nowhere.pth"}, "model.weights=nowhere.pth: there is no such file; give a .pth or"),
+        ({"weights": "none", "head": "keep"}, "model.head.kind=keep: small_cnn has no pretrained classifier"),
+        ({"backbone": "cnn_1m", "weights": "none", "image_size": 28}, "data.image_size=28 is too small for cnn_1m;"),
+        ({"backbone": "timm/resnet50", "weights": "a9"}, "model.weights=a9: timm has no such weights of resnet50;"),
+        (
+            {"backbone": "resnet50.a9"},
+            "grid.backbone=resnet50.a9: timm has no weights a9 of resnet50; choose one of a1",
+        ),
+        ({"backbone": "squeezenet1_1", "head": "stacked"}, "model.head.kind=stacked: the classifier of squeezenet1_1"),
+    ],
+)
+def test_what_a_backbone_does_not_have(grid, problem):
+    (found,) = problems({"backbone": "small_cnn", "depth": ["head"], **grid})
+    assert found.startswith(problem)
+
+
+def test_more_classes_than_a_kept_classifier_has():
+    (problem,) = problems({"backbone": "resnet18", "head": "keep"}, data={"dataset": "fake:1001"})
+    assert problem.startswith("model.head.kind=keep: the classifier of resnet18 has 1000 outputs, fewer than the 1001")
+
+
+# ---- heads ----
+
+
+def planned_head(backbone, head, at="head"):
+    (planned,) = plan(recipe({"backbone": backbone, "head": head, "depth": [at]}, data={"dataset": "cifar100"}))
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "tensors", "trainable", "total", "first"),
+    [
+        ("resnet18", {"kind": "mlp"}, 4, 157_028, 11_333_540, "fc.0"),
+        ("resnet18", {"kind": "mlp", "dropout": 0.5}, 4, 157_028, 11_333_540, "fc.1"),
+        (
+            "resnet50",
+            {"kind": "mlp", "sizes": [1024, 512, 256, 128], "activation": "none"},
+            10, 2_800_100, 25_557_032 - 2_049_000 + 2_800_100, "fc.0",
+        ),
+        ("resnet50", "keep", 2, 2_049_000, 25_557_032, "fc"),
+        ("resnet50", "stacked", 2, 1000 * 100 + 100, 25_557_032 + 100_100, "fc.2"),
+        ("mobilenet_v3_small", {"kind": "mlp", "sizes": 8}, 4, 1024 * 8 + 8 + 8 * 100 + 100, None, "classifier.3.0"),
+    ],
+)  # fmt: skip
+def test_parameters_of_a_head(backbone, head, tensors, trainable, total, first):
+    """resnet18's mlp: (512 × 256 + 256) + (256 × 100 + 100) beside 11,689,512 − 513,000 of the rest."""
+    planned = planned_head(backbone, head)
+    assert (planned.trainable_tensors, planned.trainable_parameters, planned.first_trainable) == (
+        tensors, trainable, first,
+    )  # fmt: skip
+    assert total in (planned.total_parameters, None)
+
+
+def test_depth_counts_a_head_of_several_layers():
+    assert planned_head("resnet18", "mlp", at=3).first_trainable == "layer4.1.bn2"
+    assert planned_head("resnet18", "stacked", at=2).first_trainable == "fc.0"
+    with pytest.raises(RecipeError, match="untrained at random values; choose 'head' or at least 2"):
+        planned_head("resnet18", "mlp", at=1)
+    assert planned_head("resnet18", "keep", at=1).trainable_parameters == 513_000
+
+
+def test_columns_tell_heads_apart():
+    sweep = recipe({"backbone": "resnet18", "depth": "head", "head": ["keep", "mlp", {"kind": "mlp", "sizes": [8, 4]}]})
+    columns = [one.columns(extra_axes(sweep)) for one in plan(sweep)]
+    assert [row["head"] for row in columns] == ["keep", "mlp 256", "mlp 8-4"]
+    assert [row["axes"] for row in columns] == [{"head": row["head"]} for row in columns]
+
+
+@pytest.mark.parametrize(("name", "classes", "parameters"), [("cnn_846k", 100, 846_308), ("cnn_1m", 10, 1_025_546)])
+def test_published_cnns(name, classes, parameters):
+    sweep = recipe({"backbone": name, "depth": "all", "weights": "none"}, data={"dataset": f"cifar{classes}"})
+    (planned,) = plan(sweep)
+    assert planned.trainable_parameters == planned.total_parameters == parameters
 
 
 def test_unknown_data_set():

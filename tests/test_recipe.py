@@ -312,7 +312,7 @@ def test_depth_label(depth, label):
         ("grid.lr=.nan", ("grid.lr.0=nan", "finite")),
         ("grid.seed=-1", ("grid.seed.0=-1", "greater than or equal to 0")),
         ("grid.image_size=[32, 4]", ("grid.image_size=4", "greater than or equal to 8")),
-        ("asha.compare_within=[dept]", ("asha.compare_within=dept", "did you mean depth?")),
+        ("asha.compare_within=[dept]", ("asha.compare_within=dept", "did you mean depth")),
         ("train=3", ("train=3", "a mapping")),
         # depths
         ("grid.depth=0", ("grid.depth.0=0", "depth 0 trains nothing", "1 is the classifier alone")),
