@@ -18,7 +18,9 @@ import pandas as pd
 import yaml
 
 from analysis import figures, sections, statistics, tables, wording
+from analysis.audit_section import audit
 from analysis.features_section import features
+from analysis.predictions_section import classes, samples
 from analysis.sections import Facts, Section, name_of
 from raysweep.ledger import Run, read, write_text
 
@@ -28,7 +30,10 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     sections.cost,
     sections.depths,
     sections.test,
+    audit,
+    samples,
     sections.confusion,
+    classes,
     sections.curves,
     sections.rates,
     features,

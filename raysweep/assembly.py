@@ -7,14 +7,14 @@ backbone reads its weights and traces it once. A trial gets its own copy of the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from raysweep import backbones, datasets, depth
@@ -54,6 +54,15 @@ class Parts:
     suffix: nn.Module
     """A copy of the cut's, with its head drawn from the trial's seed."""
     prefix: nn.Module | None
+    own_prefix: bool = False
+    """True where the prefix is not the base's: earlier phases trained it, or its running statistics move."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of the tensors that the prefix's outputs depend on."""
+        if not self.own_prefix or self.prefix is None:
+            return self.base.digest
+        return tensors_digest(self.prefix.state_dict())
 
     def trained_network(self) -> nn.Module:
         """The whole network with the suffix as it is now."""
@@ -64,19 +73,35 @@ class Parts:
         return network
 
 
-def assemble(trial: Trial, device: torch.device) -> Parts:
+def assemble(trial: Trial, device: torch.device, state: Mapping[str, Tensor] | None = None) -> Parts:
     """Put a trial's parts together.
+
+    Args:
+        trial: of one phase.
+        device: where to train.
+        state: tensors that earlier phases trained, by name; the rest is as the backbone has it.
 
     Raises:
         RecipeError: data, weights or depth are not there; normally found before any trial starts.
     """
     base, cut = base_of(trial), cut_of(trial)
     suffix, prefix = cut.own_suffix(), cut.prefix
-    if trial.model.batch_norm == "training":
-        prefix = copy.deepcopy(prefix)  # its running statistics will move
     if base.backbone.fresh:
         backbones.reset_head(suffix, base.backbone.head, trial.seed)
-    return Parts(base, cut, _placed(suffix, device), None if prefix is None else _placed(prefix, device).eval())
+    own = prefix is not None and (trial.model.batch_norm == "training" or _differs(prefix, state or {}))
+    if own:
+        prefix = copy.deepcopy(prefix)
+    for side in (suffix, prefix) if own else (suffix,):
+        assert side is not None
+        side.load_state_dict({name: x for name, x in (state or {}).items() if name in side.state_dict()}, strict=False)
+    placed = None if prefix is None else _placed(prefix, device).eval()
+    return Parts(base, cut, _placed(suffix, device), placed, own)
+
+
+def _differs(prefix: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors of the prefix have been trained."""
+    own = prefix.state_dict()
+    return any(name in own and not torch.equal(own[name].cpu(), value) for name, value in state.items())
 
 
 def labelled(parts: Parts, trial: Trial, split: str, device: torch.device, stored: Stored | None = None) -> Labelled:
@@ -112,9 +137,13 @@ def store_of(settings: Features) -> Store:
     return Store(None if settings.dir is None else Path(settings.dir), budget)
 
 
-def specs_of(trial: Trial, split: str, flip: bool, dtype: str) -> list[Spec]:
-    """The stored features, one a frontier tensor, that a trial reads of a split in one view."""
+def specs_of(trial: Trial, split: str, flip: bool, dtype: str, parts: Parts | None = None) -> list[Spec]:
+    """The stored features, one a frontier tensor, that a trial reads of a split in one view.
+
+    With `parts` they are those of its own prefix, which earlier phases may have trained.
+    """
     base, cut = base_of(trial), cut_of(trial)
+    digest = base.digest if parts is None else parts.digest
     return [
         Spec(
             data=base.dataset.fingerprint,
@@ -123,7 +152,7 @@ def specs_of(trial: Trial, split: str, flip: bool, dtype: str) -> list[Spec]:
             image_size=base.preparation.image_size,
             statistics=base.preparation.statistics,
             flip=flip,
-            network=base.digest,
+            network=digest,
             node=node,
             shape=shape,
             dtype=dtype,
@@ -138,7 +167,11 @@ def views_of(trial: Trial) -> list[tuple[str, bool]]:
 
 
 def make_features(
-    trials: Sequence[Trial], settings: Features, run: Callable[[list[Shard], dict[Spec, Path]], None], images: int
+    trials: Sequence[Trial],
+    settings: Features,
+    run: Callable[[list[Shard], dict[Spec, Path]], None],
+    images: int,
+    parts: Parts | None = None,
 ) -> int:
     """Make what is missing of the features of trials that share their base; returns the bytes made.
 
@@ -147,13 +180,14 @@ def make_features(
         settings: where and how to store.
         run: computes shards into the files given, anywhere on this node.
         images: how many a shard has at most.
+        parts: see `specs_of`.
 
     Raises:
         OSError: there is no room for the features.
     """
     store = store_of(settings)
     views = views_of(trials[0])
-    specs = {spec: None for trial in trials for view in views for spec in specs_of(trial, *view, settings.dtype)}
+    specs = {spec: None for trial in trials for view in views for spec in specs_of(trial, *view, settings.dtype, parts)}
     with store.lock(list(specs)):
         missing = store.missing(list(specs))
         if not missing:
@@ -176,12 +210,14 @@ def prefix_of(trial: Trial, specs: Sequence[Spec]) -> nn.Module:
 
 
 @torch.no_grad()
-def compute_shard(trial: Trial, shard: Shard, files: dict[Spec, Path], device: torch.device) -> int:
+def compute_shard(
+    trial: Trial, shard: Shard, files: dict[Spec, Path], device: torch.device, parts: Parts | None = None
+) -> int:
     """Pass a shard's images through the frozen prefix, writing every frontier wanted; returns their number."""
     split, flip, start, end = shard
     base = base_of(trial)
     wanted = {spec: path for spec, path in files.items() if (spec.split, spec.flip) == (split, flip)}
-    prefix = _placed(prefix_of(trial, list(wanted)), device).eval()
+    prefix = _placed(prefix_of(trial, list(wanted)), device).eval() if parts is None else _OwnOutputs(parts, wanted)
     arrays = [np.load(path, mmap_mode="r+", allow_pickle=False) for path in wanted.values()]
     part = getattr(base.dataset, split)
     source = Images(part.pool, part.rows, base.preparation, device, prefix)
@@ -195,11 +231,26 @@ def compute_shard(trial: Trial, shard: Shard, files: dict[Spec, Path], device: t
     return end - start
 
 
-def stored_source(trial: Trial, split: str, settings: Features, device: torch.device) -> Stored | None:
+class _OwnOutputs(nn.Module):
+    """The parts' own prefix, giving the wanted of its frontier tensors."""
+
+    def __init__(self, parts: Parts, wanted: Iterable[Spec]) -> None:
+        super().__init__()
+        assert parts.prefix is not None
+        self.prefix, self.picked = parts.prefix, [parts.cut.frontier.index(spec.node) for spec in wanted]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        frontier = self.prefix(images)
+        return tuple(frontier[index] for index in self.picked)
+
+
+def stored_source(
+    trial: Trial, split: str, settings: Features, device: torch.device, parts: Parts | None = None
+) -> Stored | None:
     """A split's stored features, or None if they are not all there."""
     store = store_of(settings)
     flips = [flip for name, flip in views_of(trial) if name == split]
-    views = [[store.open(spec) for spec in specs_of(trial, split, flip, settings.dtype)] for flip in flips]
+    views = [[store.open(spec) for spec in specs_of(trial, split, flip, settings.dtype, parts)] for flip in flips]
     whole = [[array for array in view if array is not None] for view in views]
     if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +50,8 @@ class Decision:
     depth_label: str
     trials: tuple[str, ...]
     """Names of the trials that train at this cut."""
+    phases: tuple[str, ...]
+    """Names of the phases of those trials that do (`Trial.phases`)."""
     mebibytes: float
     """Size of the features of all splits and views."""
     prefix_ms_per_image: float
@@ -68,10 +70,11 @@ class Decision:
 def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
     """A decision for every cut of the sweep, in the order of its trials."""
     settings = recipe.features
-    by_cut: dict[Any, list[Trial]] = {}
+    by_cut: dict[Any, list[tuple[str, Trial]]] = {}
     for one in planned:
-        by_cut.setdefault(cut_key(one.config), []).append(one.config)
-    found = [_weigh(trials, settings) for trials in by_cut.values()]
+        for phase in shared_phases(one.config):
+            by_cut.setdefault(cut_key(phase), []).append((one.trial, phase))
+    found = [_weigh(pairs, settings) for pairs in by_cut.values()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
     room = store_of(settings).room_bytes()
@@ -87,8 +90,19 @@ def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
 
 def found_order(found: Sequence[Decision]) -> Any:
     """A sort key that restores the order in which cuts were found."""
-    order = {one.trials: index for index, one in enumerate(found)}
-    return lambda one: order[one.trials]
+    order = {one.phases: index for index, one in enumerate(found)}
+    return lambda one: order[one.phases]
+
+
+def shared_phases(trial: Trial) -> list[Trial]:
+    """The phases of a trial whose prefix is the backbone's own, untouched by earlier phases."""
+    shared, touched = [], frozenset[str]()
+    for phase in trial.phases():
+        cut = _cut_of(phase)
+        if cut.prefix is None or not touched & {name for name, _ in cut.prefix.named_parameters()}:
+            shared.append(phase)
+        touched |= cut.trained
+    return shared
 
 
 def group_key(trial: Trial) -> tuple[Any, ...]:
@@ -102,20 +116,20 @@ def cut_key(trial: Trial) -> tuple[Any, ...]:
 
 
 def _changed(one: Decision, store: bool, reason: str) -> Decision:
-    return Decision(**{**asdict(one), "trials": one.trials, "store": store, "reason": reason})
+    return replace(one, store=store, reason=reason)
 
 
-def _weigh(trials: Sequence[Trial], settings: Features) -> Decision:
-    """What storing one cut costs and saves, room left out of account."""
-    first = trials[0]
+def _weigh(pairs: Sequence[tuple[str, Trial]], settings: Features) -> Decision:
+    """What storing one cut costs and saves, room left out of account; `pairs` are trials' names and phases."""
+    phases = [phase for _, phase in pairs]
+    first = phases[0]
     shape = datasets.shape(first.data)
-    image_size = first.data.image_size or shape.image_size or 224
-    cut = _cut(first.backbone, first.model, shape.classes, first.depth, image_size)
-    per_image = _prefix_seconds(first.backbone, first.model, image_size, cut)
+    cut = _cut_of(first)
+    per_image = _prefix_seconds(first.backbone, first.model, _image_size(first), cut)
     counts = {"train": shape.train, "val": shape.val}
     computed = sum(counts[split] for split, _ in views_of(first))
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
-    read = sum(trial.train.epochs for trial in trials) * an_epoch
+    read = sum(phase.train.epochs for phase in phases) * an_epoch
     size = cut.numbers_per_image * np.dtype(STORED_AS[settings.dtype]).itemsize
     rates = measured_rates(settings)
     fits = computed * size < psutil.virtual_memory().available / 2
@@ -130,7 +144,8 @@ def _weigh(trials: Sequence[Trial], settings: Features) -> Decision:
     return Decision(
         backbone=first.backbone,
         depth_label=depth_label(first.depth),
-        trials=tuple(trial.name for trial in trials),
+        trials=tuple(dict.fromkeys(name for name, _ in pairs)),
+        phases=tuple(dict.fromkeys(phase.name for phase in phases)),
         mebibytes=computed * size / 2**20 if cut.prefix is not None else 0.0,
         prefix_ms_per_image=1000 * per_image,
         images_computed=computed,
@@ -140,6 +155,15 @@ def _weigh(trials: Sequence[Trial], settings: Features) -> Decision:
         store=store,
         reason=reason,
     )
+
+
+def _image_size(trial: Trial) -> int:
+    return trial.data.image_size or datasets.shape(trial.data).image_size or 224
+
+
+def _cut_of(trial: Trial) -> depth.Cut:
+    classes = datasets.shape(trial.data).classes
+    return _cut(trial.backbone, trial.model, classes, trial.depth, _image_size(trial))
 
 
 @lru_cache(maxsize=64)
@@ -158,8 +182,7 @@ def _prefix_seconds(name: str, model: Model, image_size: int, cut: depth.Cut) ->
 
 @lru_cache(maxsize=8)
 def _node_seconds(name: str, model: Model, image_size: int) -> dict[str, float]:
-    random = model.model_copy(update={"weights": "none"})
-    network = backbones.build(name, random, 10, seed=0).network
+    network = backbones.build(name, model, 10, seed=0, load=False).network
     batch = max(2, min(16, TIMED_PIXELS // image_size**2))
     return depth.seconds_per_node(network, image_size, batch)
 

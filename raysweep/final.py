@@ -13,9 +13,22 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from raysweep.trial import scaling, sources, world
+from raysweep.trial import scaling, sharing, world
 
-MODEL_FOLDER = "model"
+RESULT = (
+    "test_accuracy",
+    "test_accuracy_without_duplicates",
+    "duplicated_test_images",
+    "test_loss",
+    "test_images",
+    "train_images",
+    "train_loss",
+    "seconds",
+    "workers",
+    "class_names",
+    "confusion",
+)
+"""What a final fit reports."""
 
 
 def refit(config: dict[str, Any], workers: int, storage: Path) -> tuple[dict[str, Any], Path]:
@@ -48,45 +61,43 @@ def _loop(config: dict[str, Any]) -> None:
     from sklearn.metrics import confusion_matrix
     from torch.nn import functional as F
 
-    from raysweep import export
-    from raysweep.assembly import assemble, labelled
+    from raysweep import export, predictions
+    from raysweep.assembly import labelled
+    from raysweep.audit import accuracy_without
+    from raysweep.phases import Fit
     from raysweep.recipe import Trial
-    from raysweep.sources import Joined
-    from raysweep.training import Labelled, predict, train
+    from raysweep.training import predict
 
     started = time.perf_counter()
     trial = Trial.model_validate(config["trial"])
     with world(config["cpus"], config["gpus"]) as here:
-        parts = assemble(trial, here.device)
-        learned = sources(parts, trial, ("train", "val"), here.device, config)
-        first, second, test = learned["train"], learned["val"], labelled(parts, trial, "test", here.device)
-        both = Labelled(Joined(first.source, second.source), torch.cat([first.labels, second.labels]))
-        rows = train(
-            parts.suffix, trial.train, trial.lr, trial.seed, both, None,
-            batch_norm=trial.model.batch_norm, flip="hflip" in trial.data.augment, world=here,
-        )  # fmt: skip
-        losses = [row["train_loss"] for row in rows]
+        fit = Fit(trial, sharing(config), here, refit=True)
+        losses = [row["train_loss"] for row in fit.rows()]
+        parts, dataset = fit.parts, fit.parts.base.dataset
+        test = labelled(parts, trial, "test", here.device)
         scores, labels = predict(parts.suffix, test, trial.train, here)
-        class_names = parts.base.dataset.class_names
-        classes = len(class_names)
-        confusion = torch.from_numpy(confusion_matrix(labels, scores.argmax(1), labels=range(classes)))
-        loss = torch.tensor([F.cross_entropy(scores, labels, reduction="sum")], dtype=torch.float64)
-        confusion, loss = here.sum(confusion), here.sum(loss)
+        loss = here.sum(torch.tensor([F.cross_entropy(scores, labels, reduction="sum")], dtype=torch.float64))
+        best = torch.zeros(2, len(test.labels), dtype=torch.float64)  # every rank fills in its share
+        own = here.share(torch.arange(len(test.labels)))
+        best[:, own] = torch.stack(scores.softmax(1).max(1)).double()
+        probabilities, predicted = here.sum(best).numpy()
+        truth, predicted = test.labels.numpy(), predicted.astype(int)
+        confusion = confusion_matrix(truth, predicted, labels=range(len(dataset.class_names)))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if here.rank == 0:
                 network = parts.trained_network()
-                export.save(Path(folder), network, trial, class_names, parts.base.preparation)
+                export.save(Path(folder), network, trial, dataset.class_names, parts.base.preparation)
+                predictions.write(Path(folder), dataset, predicted, probabilities)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            count = int(confusion.sum())
             metrics = {
-                "test_accuracy": int(confusion.trace()) / count,
-                "test_loss": float(loss) / count,
-                "test_images": count,
-                "train_images": len(both.labels),
+                **accuracy_without(predicted == truth, config["duplicated_test"]),
+                "test_loss": float(loss) / len(truth),
+                "test_images": len(truth),
+                "train_images": len(dataset.train) + len(dataset.val),
                 "train_loss": losses[-1],
                 "seconds": time.perf_counter() - started,
-                "class_names": list(class_names),
+                "class_names": list(dataset.class_names),
                 "confusion": confusion.tolist(),
                 "workers": here.size,
             }

@@ -102,7 +102,7 @@ def _planned(trial: Trial) -> Planned:
         trainable_parameters=sum(sizes[name] for name in tensors),
         total_parameters=sum(sizes.values()),
         first_trainable=trained[0].name,
-        epochs_planned=trial.train.epochs,
+        epochs_planned=trial.epochs,
     )
 
 

@@ -66,11 +66,12 @@ def make(
         display: told of the progress.
         everywhere: on every node alive that has room, not on this one alone.
     """
-    chosen = {name for one in decisions if one.store for name in one.trials}
+    chosen = {name for one in decisions if one.store for name in one.phases}
     groups: dict[Any, dict[Any, Trial]] = {}
     for one in planned:
-        if one.trial in chosen:
-            groups.setdefault(group_key(one.config), {}).setdefault(one.config.depth, one.config)
+        for phase in one.config.phases():
+            if phase.name in chosen:
+                groups.setdefault(group_key(phase), {}).setdefault(phase.depth, phase)
     made = []
     for trials in groups.values():
         work = _Work(list(trials.values()), recipe.features, lanes, recipe.resources.cpus_per_worker, gpus)

@@ -40,8 +40,11 @@ import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from analysis import statistics, tables
-from raysweep import caching, final, ledger, precompute, trial
+from raysweep import assembly, audit, caching, final, ledger, precompute, trial
+from raysweep.audit import Findings
+from raysweep.datasets import Dataset
 from raysweep.ledger import Ledger
+from raysweep.phases import kept_epoch, shorten
 from raysweep.plan import Planned, extra_axes
 from raysweep.progress import Display
 from raysweep.recipe import Recipe, RecipeError, dump
@@ -49,6 +52,7 @@ from raysweep.scheduler import StratifiedAsha
 
 REPORTED = (
     "epoch",
+    "phase",
     "val_images",
     "cached",
     "train_loss",
@@ -60,6 +64,7 @@ REPORTED = (
     "device",
     "pid",
 )
+SOMETIMES = ("shared", "val_by_step")
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 MOST_FINAL_WORKERS = 8
 LANE_MODULES = ("raysweep.trial", "raysweep.assembly", "torchvision", "sklearn.datasets")
@@ -155,6 +160,7 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
     """
     if address is None:
         this_machine().check(recipe)
+    dataset, findings = _examine(planned)
     axes = extra_axes(recipe)
     columns = [one.columns(axes) for one in planned]
     with Ledger(folder) as book, Display(columns) as display:
@@ -162,13 +168,14 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         for row in columns:
             book.trial(state="planned", **row)
         display.say(f"{len(planned)} trials → {folder}")
+        audit.write(folder, findings, dataset)
         try:
             with (
                 _features_while(recipe, planned, folder, display, address) as stored,
                 cluster(recipe, folder, address) as machine,
             ):
                 machine.check(recipe)
-                given = _Given(recipe, machine, folder, stored(machine))
+                given = _Given(recipe, machine, folder, stored(machine), list(findings.duplicated_test))
                 _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
                 problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
@@ -176,6 +183,19 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
             return Outcome(folder, interrupted=True)
     return Outcome(folder, problem=problem)
+
+
+def _examine(planned: Sequence[Planned]) -> tuple[Dataset, Findings]:
+    """Read the data and every pretrained network before anything starts, so that a mistake costs nothing.
+
+    Raises:
+        RecipeError: data that cannot be read, splits that are the same images, weights that are not there.
+    """
+    for config in {(one.backbone, one.config.model): one.config for one in planned}.values():
+        base = assembly.base_of(config)
+    findings = audit.audit(base.dataset)
+    audit.refuse_overlap(base.dataset, findings)
+    return base.dataset, findings
 
 
 def about(recipe: Recipe, command: str) -> dict[str, Any]:
@@ -197,7 +217,7 @@ def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machi
     if address is None:
         here = this_machine()
         if not nested:
-            os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES)
+            os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES)  # noqa: SIM112 (the name is Ray's)
         # without the dashboard a stopped trial would keep the resources of its workers
         ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
     else:
@@ -240,7 +260,8 @@ class _Recorder(ray.tune.Callback):
         if result["epoch"] <= self.epochs.get(name, 0):
             return
         self.epochs[name] = result["epoch"]
-        row = self.columns[name] | {"phase": 1} | {key: result[key] for key in REPORTED}
+        reported = {key: result[key] for key in (*REPORTED, *SOMETIMES) if key in result}
+        row = self.columns[name] | reported
         self.book.epoch(row | {"workers": trial.config["given"]["workers"], "time": time.time()})
         self.display.row(name, row)
 
@@ -273,7 +294,9 @@ class _Given:
     machine: Machine
     folder: Path
     stored: frozenset[str]
-    """Names of the trials that read stored features."""
+    """Names of the phases that read stored features."""
+    duplicated_test: list[int]
+    """Positions of test images that have a copy in train or val."""
 
     @property
     def storage(self) -> Path:
@@ -288,8 +311,9 @@ class _Given:
             "cpus": resources.cpus_per_worker,
             "gpus": self.machine.gpus_per_worker(self.recipe),
             "storage": str(self.storage),
+            "duplicated_test": self.duplicated_test,
             "features": self.recipe.features.model_dump(mode="json"),
-            "stored": one.trial in self.stored,
+            "stored": sorted({phase.name for phase in one.config.phases()} & self.stored),
         }
 
 
@@ -340,7 +364,7 @@ def _make_features(
             )
     ledger.write_text(folder / "features.json", json.dumps(precompute.record(decisions, made), indent=1))
     failed = {one.backbone for one in made if one.problem}
-    return frozenset(name for one in decisions if one.store and one.backbone not in failed for name in one.trials)
+    return frozenset(name for one in decisions if one.store and one.backbone not in failed for name in one.phases)
 
 
 def _run_trials(
@@ -371,6 +395,16 @@ def _name(tune_trial: TuneTrial) -> str:
     return tune_trial.config["given"]["name"]
 
 
+def _to_final(given: _Given, chosen: Planned, epochs: int) -> dict[str, Any]:
+    """What the final fit is given: the chosen trial for so many epochs, reading the same features."""
+    trial = shorten(chosen.config, epochs)
+    config = given.to(chosen) | {"trial": trial.model_dump(mode="json")}
+    pairs = zip(chosen.config.phases(), trial.phases(), strict=False)
+    config["stored"] = [short.name for whole, short in pairs if whole.name in given.stored]
+    config["gpus"] = max(1.0, config["gpus"]) if config["gpus"] else 0.0  # ranks cannot share a GPU
+    return config
+
+
 def last_line(error: Exception | None) -> str:
     """What an error says, without the traceback that Ray puts before it."""
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
@@ -391,8 +425,8 @@ def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | N
     return StratifiedAsha(
         recipe.asha,
         stratum,
-        epochs=lambda tune_trial: configs[_name(tune_trial)].train.epochs,
-        most_epochs=max(config.train.epochs for config in configs.values()),
+        epochs=lambda tune_trial: configs[_name(tune_trial)].epochs,
+        most_epochs=max(config.epochs for config in configs.values()),
     )
 
 
@@ -406,10 +440,10 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, giv
     if not recipe.final.enabled:
         return ""
     chosen = next(one for one in planned if one.trial == best["trial"])
-    epochs = int(best["epochs_completed"])
-    config = given.to(chosen)
-    config["gpus"] = max(1.0, config["gpus"]) if config["gpus"] else 0.0  # ranks cannot share a GPU
-    config["trial"]["train"]["epochs"] = epochs
+    epochs = kept_epoch(
+        [row for row in ledger.read(folder).epochs if row["trial"] == chosen.trial], chosen.config.train.keep
+    )
+    config = _to_final(given, chosen, epochs)
     workers = machine.final_workers(recipe)
     display.say(
         f"final fit: {chosen.backbone} depth {chosen.depth_label}, {epochs} epochs on train + val, {workers} workers"
@@ -421,11 +455,9 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, giv
     keys = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
     columns = chosen.columns()
     facts = {key: columns[key] for key in keys} | {"epochs": epochs}
-    names = ("test_accuracy", "test_loss", "test_images", "train_images", "train_loss", "seconds", "workers",
-             "class_names", "confusion")  # fmt: skip
     shutil.copytree(model, folder / "final", dirs_exist_ok=True)
     ledger.write_text(
-        folder / "final" / "result.json", json.dumps(facts | {name: result[name] for name in names}, indent=2)
+        folder / "final" / "result.json", json.dumps(facts | {name: result[name] for name in final.RESULT}, indent=2)
     )
     shutil.rmtree(model, ignore_errors=True)
     return ""

@@ -77,6 +77,7 @@ def train(
     *,
     batch_norm: str = "frozen",
     flip: bool = False,
+    first_epoch: int = 1,
     world: World | None = None,
 ) -> Iterator[Row]:
     """Train `suffix` in place and yield a row after every epoch.
@@ -90,6 +91,7 @@ def train(
         validation: the images to measure on; None for the final fit, whose rows then carry training alone.
         batch_norm: see `depth.set_modes`.
         flip: mirror every training image with probability one half.
+        first_epoch: what the first row's epoch is called, after earlier phases.
         world: the ranks that train together.
 
     Raises:
@@ -102,17 +104,24 @@ def train(
     schedule = _schedule(settings, optimizer)
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.autocast == "float16")
     model = _parallel(torch.compile(suffix) if settings.compile else suffix, world)  # type: ignore[arg-type]
-    sample = _fixed_sample(len(training.labels), len(validation.labels)) if validation else None
+    sample = _sample(settings, training, validation)
     patience = _Patience(settings.patience)
-    for epoch in range(1, settings.epochs + 1):
+    steps = 0
+    for epoch in range(first_epoch, first_epoch + settings.epochs):
         torch.manual_seed(_mix(seed, epoch, world.rank))  # of dropout
         started = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         set_modes(suffix, batch_norm)
         loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-        with _synchronised_batch_norm(world):
-            for batch, flips in _batches(len(training.labels), settings.batch_size, seed, epoch, flip):
+        between: list[dict[str, float]] = []
+        for batch, flips in _batches(len(training.labels), settings.batch_size, seed, epoch, flip):
+            with _synchronised_batch_norm(world):
                 loss_sum += _step(model, trained, training, batch, flips, settings, optimizer, scaler, world)
+            steps += 1
+            if validation is not None and settings.validate_every_steps and steps % settings.validate_every_steps == 0:
+                loss, accuracy = evaluate(suffix, validation, settings, world)
+                between.append({"step": steps, "val_loss": loss, "val_accuracy": accuracy})
+                set_modes(suffix, batch_norm)
         schedule.step()
         train_loss = float(world.sum(loss_sum)) / len(training.labels)
         if not math.isfinite(train_loss):
@@ -123,6 +132,8 @@ def train(
         if validation is not None:
             _, row["train_accuracy"] = evaluate(suffix, training, settings, world, sample)
             row["val_loss"], row["val_accuracy"] = evaluate(suffix, validation, settings, world)
+        if between:
+            row["val_by_step"] = between
         yield row | {"seconds": time.perf_counter() - started}
         if validation is not None and patience.is_out(row["val_loss"]):
             return
@@ -206,8 +217,11 @@ def _batches(count: int, size: int, seed: int, epoch: int, flip: bool) -> Iterat
         yield order[start:end], None if flips is None else flips[start:end]
 
 
-def _fixed_sample(count: int, wanted: int) -> Tensor:
-    """Positions of `wanted` training images, the same in every trial."""
+def _sample(settings: Train, training: Labelled, validation: Labelled | None) -> Tensor | None:
+    """Positions of the training images that train accuracy is measured on, the same in every trial; None for all."""
+    if validation is None or settings.train_accuracy_on == "all":
+        return None
+    count, wanted = len(training.labels), len(validation.labels)
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
 
 
@@ -303,11 +317,15 @@ class _BatchNormOverRanks(TorchFunctionMode):
         values = input.float()  # under autocast the input may be of 16 bits; statistics never are
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        count = torch.tensor(float(input.numel() // input.shape[1]))
-        dist.all_reduce(count)
-        mean = _SumOverRanks.apply(values.sum(axes)) / count
+        # sums about a point near the mean, the same on every rank: one exchange, and no cancellation
+        shift = torch.zeros(input.shape[1]) if running_mean is None else running_mean.detach().clone()
+        shifted = values - shift.view(shape)
+        own = torch.tensor([float(input.numel() // input.shape[1])])
+        sums = _SumOverRanks.apply(torch.cat([shifted.sum(axes), shifted.square().sum(axes), own]))
+        count = sums[-1].detach()
+        offset, square = sums[:-1].view(2, -1) / count
+        mean, variance = shift + offset, square - offset.square()
         centred = values - mean.view(shape)
-        variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean, momentum)

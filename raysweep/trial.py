@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,7 +30,7 @@ def run(space: dict[str, Any]) -> None:
     Args:
         space: under the key `given`: `trial` (a `recipe.Trial` as plain values), `name`, `workers`, `cpus`,
             `gpus` (of a worker), `storage` (folder for Ray Train's own files), `features`
-            (`recipe.Features` as plain values) and `stored` (whether this trial reads stored features).
+            (`recipe.Features` as plain values) and `stored` (names of the phases that read stored features).
     """
     config = space["given"]
     workers = config["workers"]
@@ -88,62 +88,22 @@ def world(cpus: int, gpus: float) -> Iterator[Any]:
     yield World(dist.get_rank(), dist.get_world_size(), device) if group else World(device=device)
 
 
-def sources(parts: Any, trial: Any, splits: Sequence[str], device: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Each split as training sees it: from stored features where that was decided, made here if this node has none."""
-    from raysweep import assembly
+def sharing(config: dict[str, Any]) -> Any:
+    """What a trial shares with others (`phases.Sharing`), from what it was given."""
+    from raysweep.phases import Sharing
     from raysweep.recipe import Features
 
-    stored: dict[str, Any] = {}
-    if given["stored"]:
-        settings = Features.model_validate(given["features"])
-        stored = _stored(trial, splits, settings, device)
-        if len(stored) < len(splits):
-            with contextlib.suppress(OSError):  # no room: the prefix is computed as the images are asked for
-
-                def run(shards: list[Any], files: dict[Any, Any]) -> None:
-                    for shard in shards:
-                        assembly.compute_shard(trial, shard, files, device)
-
-                assembly.make_features([trial], settings, run, images=sys.maxsize)
-                stored = _stored(trial, splits, settings, device)
-    return {split: assembly.labelled(parts, trial, split, device, stored.get(split)) for split in splits}
-
-
-def _stored(trial: Any, splits: Sequence[str], settings: Any, device: Any) -> dict[str, Any]:
-    from raysweep import assembly
-
-    found = {split: assembly.stored_source(trial, split, settings, device) for split in splits}
-    return {split: source for split, source in found.items() if source is not None}
+    features = Features.model_validate(config["features"])
+    return Sharing(features, frozenset(config["stored"]), Path(config["storage"]) / "phases")
 
 
 def _loop(config: dict[str, Any]) -> None:
     """The training loop of one rank."""
-    from raysweep.assembly import assemble
-    from raysweep.features import Stored
+    from raysweep.phases import Fit
     from raysweep.recipe import Trial
-    from raysweep.training import train
 
     trial = Trial.model_validate(config["trial"])
     report: Report = ray.tune.report if config["workers"] == 1 else ray.train.report
     with world(config["cpus"], config["gpus"]) as here:
-        parts = assemble(trial, here.device)
-        split = sources(parts, trial, ("train", "val"), here.device, config)
-        about = {
-            "val_images": len(split["val"].labels),
-            "cached": isinstance(split["train"].source, Stored),
-            "pid": os.getpid(),
-            "device": here.device.type,
-        }
-        rows = train(
-            parts.suffix,
-            trial.train,
-            trial.lr,
-            trial.seed,
-            split["train"],
-            split["val"],
-            batch_norm=trial.model.batch_norm,
-            flip="hflip" in trial.data.augment,
-            world=here,
-        )
-        for row in rows:
-            report(row | about)
+        for row in Fit(trial, sharing(config), here).rows():
+            report(row | {"pid": os.getpid(), "device": here.device.type})

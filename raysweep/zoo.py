@@ -68,6 +68,7 @@ def create(name: str, weights: str) -> nn.Module:
     if is_torchvision(name):
         import torchvision
 
+        # the weights of both expect images normalised in another way than ImageNet's: the network converts them
         inception = {"aux_logits": False, "init_weights": True, "transform_input": True}
         return torchvision.models.get_model(name, **(inception if name in ("googlenet", "inception_v3") else {}))
     import timm

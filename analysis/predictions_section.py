@@ -1,0 +1,92 @@
+"""Test images with what the final model says of them, and how it does on each class."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import wording
+from analysis.sections import Facts, Section
+from raysweep.ledger import Row, Run
+
+COLUMNS = 6
+MOST_CLASSES = 10
+
+
+def samples(facts: Facts) -> Section | None:
+    """A grid of test images, the mistakes first."""
+    shown = [(run, about) for run in facts.runs if (about := _about(run)) and about["samples"]]
+    if not shown:
+        return None
+    run, about = shown[0]
+    strip = matplotlib.image.imread(run.folder / "final" / "samples.png")
+    text = (
+        "Test images as the final model sees them, mistakes first: what it predicts, and what is true if that differs."
+    )
+    if about["superclasses"]:
+        right, within = about["superclasses"]["accuracy"], about["superclasses"]["errors_within"]
+        text += (
+            f" Counting superclasses, accuracy is {wording.percent(right)}; {wording.percent(within)} of the mistakes"
+        )
+        text += " stay within the superclass."
+    return Section("Sample predictions", text, figure=_grid(strip, about["tile"], about["samples"]))
+
+
+def classes(facts: Facts) -> Section | None:
+    """Accuracy of each class, the hardest first."""
+    finals = [final for _, final in facts.finals if final.get("confusion")]
+    if not finals:
+        return None
+    counts = np.array(finals[0]["confusion"])
+    totals = counts.sum(axis=1)
+    table = pd.DataFrame(
+        {
+            "class": finals[0]["class_names"],
+            "right": counts.diagonal(),
+            "images": totals,
+            "called so": counts.sum(axis=0),
+        }
+    )
+    table = table[table["images"] > 0]
+    table["accuracy"] = table["right"] / table["images"]
+    hardest = table.sort_values("accuracy").head(MOST_CLASSES)
+    rows = tuple(
+        {
+            "class": str(row["class"]),
+            "accuracy": wording.percent(row["accuracy"]),
+            "test images": str(row["images"]),
+            "images called so": str(row["called so"]),
+        }
+        for _, row in hardest.iterrows()
+    )
+    title = "Accuracy by class" if len(table) <= MOST_CLASSES else f"Hardest {MOST_CLASSES} of {len(table)} classes"
+    return Section(title, "Of the final model, on the test images.", table=rows)
+
+
+def _about(run: Run) -> dict[str, Any] | None:
+    path = run.folder / "final" / "samples.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _grid(strip: np.ndarray, tile: int, about: list[Row]) -> Figure:
+    """Tiles of a strip (tile, n × tile, 3) in rows of `COLUMNS`."""
+    rows = -(-len(about) // COLUMNS)
+    figure = Figure(figsize=(9, 1.85 * rows), layout="constrained")
+    for index, one in enumerate(about):
+        axes = figure.add_subplot(rows, COLUMNS, index + 1)
+        axes.imshow(strip[:, index * tile : (index + 1) * tile])
+        axes.set_axis_off()
+        wrong = one["predicted"] != one["true"]
+        label = f"{_short(one['predicted'])} {100 * one['probability']:.0f} %"
+        label += f"\nis {_short(one['true'])}" if wrong else "\nright"
+        axes.set_title(label, fontsize=10, color="#b3261e" if wrong else "#1b5e20", parse_math=False)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else name[:13] + "…"

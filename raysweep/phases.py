@@ -1,0 +1,170 @@
+"""Train a trial phase after phase, each at its own cut, with a fresh optimizer, from where the last one ended.
+
+Most trials have one phase. Trials that share their first phases (a linear probe that every
+depth starts from) train them once: the first to come writes the trained tensors and rows to
+the run folder, the others read them.
+
+A phase reads stored features where that was decided. If an earlier phase trained part of
+its prefix, the features are the trial's own and are made when the phase begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raysweep import assembly
+from raysweep.assembly import Parts, Shard
+from raysweep.features import Spec, Stored
+from raysweep.ledger import write_text
+from raysweep.recipe import Features, Trial
+from raysweep.sources import Joined
+from raysweep.training import Labelled, Row, World, train
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What a trial shares with others of its sweep."""
+
+    features: Features
+    stored: frozenset[str] = frozenset()
+    """Names of the phases (`Trial.name` of each of `Trial.phases()`) that read stored features."""
+    folder: Path | None = None
+    """Where phases that several trials begin with are kept; None trains them anew."""
+
+
+class Fit:
+    """One trial's training; `parts` is the network as the last phase left it."""
+
+    parts: Parts
+
+    def __init__(self, trial: Trial, sharing: Sharing, world: World, *, refit: bool = False) -> None:
+        """With `refit` the training images are train + val, and nothing is validated on."""
+        self.trial, self.sharing, self.world, self.refit = trial, sharing, world, refit
+
+    def rows(self) -> Iterator[Row]:
+        """Train, yielding a row after every epoch; epochs are counted through all phases."""
+        state: dict[str, Tensor] = {}
+        epoch, phases = 1, self.trial.phases()
+        for index, phase in enumerate(phases):
+            if index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None:
+                rows, state = self._shared(phases[: index + 1], state, epoch)
+                yield from rows
+            else:
+                yield from self._phase(phase, index + 1, state, epoch)
+                state = self._trained(state)
+            epoch += phase.train.epochs
+
+    def _phase(self, phase: Trial, number: int, state: dict[str, Tensor], first_epoch: int) -> Iterator[Row]:
+        self.parts = assembly.assemble(phase, self.world.device, state)
+        training, validation = self._splits(phase)
+        about = {"phase": number, "cached": isinstance(training.source, Stored | Joined) and self._cached}
+        if validation is not None:
+            about["val_images"] = len(validation.labels)
+        for row in train(
+            self.parts.suffix,
+            phase.train,
+            phase.lr,
+            phase.seed,
+            training,
+            validation,
+            batch_norm=phase.model.batch_norm,
+            flip="hflip" in phase.data.augment,
+            first_epoch=first_epoch,
+            world=self.world,
+        ):
+            yield row | about
+
+    def _splits(self, phase: Trial) -> tuple[Labelled, Labelled | None]:
+        first, second = self._labelled(phase, ("train", "val"))
+        if not self.refit:
+            return first, second
+        return Labelled(Joined(first.source, second.source), torch.cat([first.labels, second.labels])), None
+
+    def _labelled(self, phase: Trial, splits: Sequence[str]) -> list[Labelled]:
+        """Splits as training sees them: from stored features where there are, else through the prefix."""
+        stored = self._stored(phase, splits)
+        self._cached = all(source is not None for source in stored)
+        device = self.world.device
+        return [
+            assembly.labelled(self.parts, phase, split, device, source)
+            for split, source in zip(splits, stored, strict=True)
+        ]
+
+    def _stored(self, phase: Trial, splits: Sequence[str]) -> list[Stored | None]:
+        """Stored features of the splits, made here if this node has none; None where there is no room for them."""
+        settings, device = self.sharing.features, self.world.device
+        own = self.parts.own_prefix and settings.cache != "never" and phase.train.epochs > 1
+        wanted = assembly.is_cacheable(phase, self.parts.cut) and (own or phase.name in self.sharing.stored)
+        if not wanted or (self.parts.own_prefix and not own):
+            return [None] * len(splits)
+        found = [assembly.stored_source(phase, split, settings, device, self.parts) for split in splits]
+        if all(source is not None for source in found):
+            return found
+        try:
+            assembly.make_features([phase], settings, self._compute, images=sys.maxsize, parts=self.parts)
+        except OSError:  # no room: the prefix is computed as the images are asked for
+            return [None] * len(splits)
+        return [assembly.stored_source(phase, split, settings, device, self.parts) for split in splits]
+
+    def _compute(self, shards: list[Shard], files: dict[Spec, Path]) -> None:
+        for shard in shards:
+            assembly.compute_shard(self.trial, shard, files, self.world.device, self.parts)
+
+    def _trained(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All tensors that training has changed so far, on the CPU."""
+        parts = self.parts
+        moved = {} if parts.prefix is None or not parts.own_prefix else parts.prefix.state_dict()
+        now = moved | parts.suffix.state_dict()
+        return state | {name: value.detach().cpu().clone() for name, value in now.items()}
+
+    def _shared(
+        self, phases: Sequence[Trial], state: dict[str, Tensor], first_epoch: int
+    ) -> tuple[list[Row], dict[str, Tensor]]:
+        """The last of these phases, trained by whichever trial comes first: its rows, and the tensors after it."""
+        assert self.sharing.folder is not None
+        key = hashlib.sha256("".join([*(one.name for one in phases), str(self.refit)]).encode()).hexdigest()[:12]
+        tensors = self.sharing.folder / f"{key}.safetensors"
+        about = tensors.with_suffix(".json")
+        tensors.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(tensors.with_suffix(".lock")):
+            if about.is_file():
+                rows = [row | {"seconds": 0.0, "shared": True} for row in json.loads(about.read_text(encoding="utf-8"))]
+                return rows, load_file(tensors)
+            rows = list(self._phase(phases[-1], len(phases), state, first_epoch))
+            trained = self._trained(state)
+            beside = tensors.with_suffix(".part")
+            save_file({name: value.contiguous() for name, value in trained.items()}, beside)
+            beside.replace(tensors)
+            write_text(about, json.dumps(rows))
+            return rows, trained
+
+
+def shorten(trial: Trial, epochs: int) -> Trial:
+    """The trial with at most so many epochs over all its phases, cut at the end."""
+    if not trial.train.phases:
+        return trial.model_copy(update={"train": trial.train.model_copy(update={"epochs": epochs})})
+    kept, left = [], epochs
+    for phase, one in zip(trial.train.phases, trial.phases(), strict=True):
+        take = min(left, one.train.epochs)
+        if take:
+            kept.append(phase.model_copy(update={"epochs": take}))
+        left -= take
+    return trial.model_copy(update={"train": trial.train.model_copy(update={"phases": tuple(kept)})})
+
+
+def kept_epoch(rows: Sequence[Row], keep: str) -> int:
+    """The epoch that a trial counts with: its last, or that of the lowest validation loss."""
+    if keep == "last":
+        return max(row["epoch"] for row in rows)
+    return min(rows, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)["epoch"]
