@@ -50,10 +50,10 @@ def _text(run: Run, note: dict[str, Any]) -> str:
     saved = _saved(run, stored)
     if made:
         images = sum(one["images"] for one in made)
-        text += f"Measured: the pass over {images:,} images took {wording.duration(spent)} of one process"
-    else:
-        text += "Measured: everything was there from an earlier run, so no pass was made"
-    text += f", and the epochs that were run read features that would have taken {wording.duration(saved)} to compute."
+        text += f"Measured: the pass over {images:,} images took {wording.duration(spent)} of one process. "
+    elif stored and not any(one["problem"] for one in note["made"]):
+        text += "Measured: everything was there from an earlier run, so no pass was made. "
+    text += f"The epochs that were run read features that would have taken {wording.duration(saved)} to compute."
     return text + "".join(f" Warning: {one['problem']}." for one in note["made"] if one["problem"])
 
 

@@ -254,7 +254,7 @@ def stored_source(
     whole = [[array for array in view if array is not None] for view in views]
     if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
         return None
-    return Stored(whole, settings.dtype, device)
+    return Stored(whole, settings.dtype, device, store)
 
 
 # ---- kept for the process ----
@@ -314,7 +314,8 @@ def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation)
     source = Images(train.pool, train.rows, preparation, torch.device("cpu"))
 
     def batches() -> Iterator[torch.Tensor]:
-        for positions in torch.arange(len(train)).split(RECALIBRATION_BATCH):
+        # of nearly equal size: batch norm wants more than one image
+        for positions in torch.arange(len(train)).tensor_split(-(-len(train) // RECALIBRATION_BATCH)):
             yield source.batch(positions, None, training=False)[0]
 
     update_bn(batches(), network)

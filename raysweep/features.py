@@ -106,7 +106,7 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_SH)
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             os.utime(about)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
         if array.shape != spec.stored_shape or array.dtype != STORED_AS[spec.dtype]:
             return None
@@ -159,10 +159,9 @@ class Store:
             stated = json.loads(about.read_text(encoding="utf-8"))["crc32"]
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if array.shape == spec.stored_shape and _crc32(path) == stated:
+                os.utime(about)  # about to be used: the last to make way
                 return True
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, EOFError, KeyError):
             pass
         about.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -173,10 +172,12 @@ class Store:
         text = json.dumps(
             {"crc32": _crc32(part), **asdict(spec), "statistics": spec.statistics.model_dump(mode="json")}, indent=1
         )
-        part.replace(path)
         beside = about.with_suffix(f".part-{os.getpid()}")
         beside.write_text(text, encoding="utf-8")
-        beside.replace(about)
+        with part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # or it could be taken for an array without its checksum
+            part.replace(path)
+            beside.replace(about)
 
     def _make_room(self, wanted: int) -> None:
         room = self.room_bytes()
@@ -220,14 +221,22 @@ class Store:
                 )
                 if gone:
                     part.unlink(missing_ok=True)
+        for path in self.folder.glob("*.npy"):
+            if not path.with_suffix(".json").exists():
+                self._evict(path.with_suffix(".json"))
 
 
 class Stored:
     """A split's frontier tensors, read from stored features; a `sources.Source`."""
 
-    def __init__(self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device) -> None:
-        """`views[0]` holds the frontier's arrays of the images, `views[1]` of their mirrors if there are any."""
-        self.views, self.dtype, self.device = views, dtype, device
+    def __init__(
+        self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device, store: Store | None = None
+    ) -> None:
+        """`views[0]` holds the frontier's arrays of the images, `views[1]` of their mirrors if there are any.
+
+        `store` is the one that opened them: its locks last as long as this source.
+        """
+        self.views, self.dtype, self.device, self.store = views, dtype, device, store
         self._resident = self._load_to_gpu() if device.type == "cuda" else None
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -262,10 +263,13 @@ class _Patience:
 def _parallel(suffix: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return suffix
+    options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     if world.device.type == "cuda":
         suffix = nn.SyncBatchNorm.convert_sync_batchnorm(suffix)
-        return DistributedDataParallel(suffix, device_ids=[world.device], broadcast_buffers=False)
-    return DistributedDataParallel(suffix, broadcast_buffers=False)
+        options["device_ids"] = [world.device]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.14 renames broadcast_buffers, 2.9 has no other name
+        return DistributedDataParallel(suffix, **options)
 
 
 def _synchronised_batch_norm(world: World) -> AbstractContextManager[Any]:

@@ -74,7 +74,7 @@ def assert_alike(found, expected, loss=1e-4):
     assert len(found) == len(expected) == TRAIN["epochs"]
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=loss, abs=0)
-        assert row["val_loss"] > 0.1
+        assert row["val_loss"] > 0.01
         if loss < 1e-3:
             for key in ("epoch", "train_accuracy", "val_accuracy"):
                 assert row[key] == other[key]
@@ -90,12 +90,10 @@ CASES = [
     ("resnet18", 1, 1, "recalibrated", ["hflip"], 32),
     ("resnet18", 3, 2, "frozen", ["hflip"], 32),  # between a block's two convolutions: its shortcut crosses too
     ("resnet18", "layer3", 1, "frozen", [], 32),
-    ("resnet18", 9, 1, "recalibrated", ["hflip"], 32),
+    ("resnet18", 9, 2, "recalibrated", ["hflip"], 32),  # as does the input of a shortcut projection that trains
     ("tf_efficientnet_lite0", 1, 1, "frozen", ["hflip"], 32),
     ("tf_efficientnet_lite0", 4, 1, "recalibrated", [], 32),
     ("tf_efficientnet_lite0", 21, None, "frozen", ["hflip"], 32),
-    ("timm/test_vit", 1, 1, "frozen", ["hflip"], 160),
-    ("timm/test_vit", 8, None, "frozen", [], 160),
     ("small_cnn", ["stage2", "head"], 1, "frozen", ["hflip"], 32),
 ]
 
@@ -108,6 +106,16 @@ def test_cached_rows_are_the_uncached_ones(settings, backbone, depth, frontier, 
     assert frontier is None or len(cut.frontier) == frontier
     made, _ = make([trial], settings)
     assert made == (48 * (1 + len(augment)) + 12) * 4 * cut.numbers_per_image
+    assert_alike(rows_of(trial, settings), rows_of(trial))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "frontier"), [(1, 1), (4, 2)])
+def test_cached_rows_of_a_transformer(settings, depth, frontier):
+    """At depth 4 the cut is inside the last block: what its MLP is given, and what is added to the result."""
+    trial = trial_of("vit_tiny_patch16_224", depth, augment=["hflip"], image_size=224, limit=6)
+    assert len(assembly.cut_of(trial).frontier) == frontier
+    make([trial], settings)
     assert_alike(rows_of(trial, settings), rows_of(trial))
 
 
@@ -208,16 +216,14 @@ def test_stored_needs_every_view_and_tensor(settings):
     assert assembly.stored_source(trial, "val", settings, CPU) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the locks go with the Store when stored_source returns")
 def test_features_of_a_trial_are_not_evicted(settings):
-    trial = trial_of()
+    trial, other = trial_of(), trial_of(split_seed=46)
     made, _ = make([trial], settings)
     reading = [assembly.stored_source(trial, split, settings, CPU) for split in ("train", "val")]
-    small = settings.model_copy(update={"budget_gb": 2 * made / 1e9})
     with pytest.raises(OSError, match="in use"):
-        make([trial_of(lr=0.02, split_seed=46), trial_of(lr=0.02, split_seed=46, depth=2)], small)
-    assert all(assembly.stored_source(trial, split, settings, CPU) for split in ("train", "val"))
-    assert len(reading) == 2
+        make([other], settings.model_copy(update={"budget_gb": 1.5 * made / 1e9}))
+    del reading
+    assert make([other], settings.model_copy(update={"budget_gb": 1.5 * made / 1e9}))[0] == made
 
 
 # ---- recalibrated batch norm ----
@@ -229,14 +235,14 @@ def by_hand(convolved):
 
 
 def test_recalibrated_statistics_are_those_of_the_training_images():
-    """96 images are batches of 64 and 32, whose statistics count alike, as `update_bn` has it."""
+    """96 images are two batches of 48, whose statistics count alike, as `update_bn` has it."""
     fresh, base = (
         assembly.base_of(trial_of(batch_norm=kind, limit=96, normalize="none")) for kind in ("frozen", "recalibrated")
     )
     images = torch.from_numpy(base.dataset.train.images()).float() / 255
     network, before = base.backbone.network, fresh.backbone.network
     means, variances = zip(
-        *(by_hand(F.conv2d(part, network.stage1[0].weight, padding=1)) for part in (images[:64], images[64:])),
+        *(by_hand(F.conv2d(part, network.stage1[0].weight, padding=1)) for part in (images[:48], images[48:])),
         strict=True,
     )
     norm = network.stage1[1]
@@ -257,7 +263,6 @@ def test_recalibration_is_of_images_as_they_are_prepared():
     assert not torch.allclose(one, other)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: a last batch of one image has one value a channel")
 def test_recalibration_survives_a_remainder_of_one():
     """At 32 pixels resnet18's last feature map is one pixel; 65 images are a batch of 64 and one of 1."""
     assembly.base_of(trial_of("resnet18", batch_norm="recalibrated", limit=65))

@@ -183,7 +183,7 @@ def empty(path):
     os.truncate(path, 0)
 
 
-EMPTY = pytest.param(empty, marks=pytest.mark.xfail(strict=True, reason="reported: EOFError of an empty file"))
+EMPTY = empty
 
 
 def flip_bit(path):
@@ -352,7 +352,6 @@ def test_room(store, monkeypatch, budget, free, room):
     assert Store(store.folder, budget).room_bytes() == room
 
 
-@pytest.mark.xfail(strict=True, reason="reported: what a run needs and has already may make way for the rest of it")
 def test_what_was_just_asked_for_is_not_evicted(store):
     """`missing` finds the needed one, used longest ago; making the other then has to evict the one not needed."""
     needed, unrelated, new = named("needed", "unrelated", "new")
@@ -395,7 +394,6 @@ def test_unfinished_files_go_with_their_maker(store, dead_pid, host, alive, hour
     assert part.exists() == kept
 
 
-@pytest.mark.xfail(strict=True, reason="reported: an array without its .json is counted and never evicted")
 def test_array_without_checksum_makes_way(store):
     """Left by a maker that was killed between the two."""
     make(store, *named("a"))

@@ -1,0 +1,231 @@
+"""Decisions about a small CNN at depths whose cuts store 256 bytes, 8 KiB and 16 KiB an image; rates are made up.
+
+Of 512 fake images 328 are for training and 82 for validation: 410 pass through the prefix once if features are
+stored, and an epoch asks for 328 + 82 + 82.
+"""
+
+import pytest
+
+from raysweep import caching
+from raysweep.caching import Rates, cut_key, decide, group_key, measured_rates
+from raysweep.plan import plan
+from raysweep.recipe import Features, Recipe
+
+COMPUTED, AN_EPOCH = 410, 492
+BYTES = {"1": 256, "3": 8192, "5": 16384}
+ALWAYS_FITS = 1 << 40
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Set this machine's rates: seconds an image by a prefix's number of layers, bytes a second, memory."""
+
+    def set_rates(seconds, memory_bytes=1e9, disk_bytes=1e9, available=ALWAYS_FITS):
+        def prefix_seconds(name, model, image_size, cut):
+            if cut.prefix is None:
+                return 0.0
+            trained = {name.rpartition(".")[0] for name in cut.trained}
+            return seconds[str(len(trained))] if isinstance(seconds, dict) else seconds
+
+        monkeypatch.setattr(caching, "_prefix_seconds", prefix_seconds)
+        monkeypatch.setattr(caching, "measured_rates", lambda settings: Rates(memory_bytes, disk_bytes))
+        usage = type("Memory", (), {"available": available})
+        monkeypatch.setattr(caching.psutil, "virtual_memory", lambda: usage)
+
+    return set_rates
+
+
+def decisions(depth=(1, 3, 5), features=None, epochs=10, grid=None, **more):
+    recipe = Recipe.model_validate(
+        {
+            "data": {"dataset": "fake", "image_size": 32} | more.pop("data", {}),
+            "grid": {"backbone": "small_cnn", "depth": list(depth)} | (grid or {}),
+            "model": {"weights": "none"} | more,
+            "train": {"epochs": epochs},
+            "features": features or {},
+        }
+    )
+    return decide(plan(recipe), recipe)
+
+
+def stored(found):
+    return [one.depth_label for one in found if one.store]
+
+
+# ---- what pays ----
+
+
+def test_saving_by_hand(machine):
+    """Ten epochs of two trials at 2 ms an image, less the one pass, and reading and writing 256 bytes an image."""
+    machine(0.002, memory_bytes=256e4, disk_bytes=256e3)
+    (one,) = decisions([1], grid={"lr": [0.1, 0.2]})
+    read = 2 * 10 * AN_EPOCH
+    assert (one.images_computed, one.images_an_epoch, one.images_read) == (COMPUTED, AN_EPOCH, read)
+    assert one.predicted_saving_s == pytest.approx(read * (0.002 - 0.0001) - COMPUTED * (0.002 + 0.001))
+    assert one.prefix_ms_per_image == pytest.approx(2)
+    assert one.mebibytes == pytest.approx(COMPUTED * 256 / 2**20)
+    assert (one.store, one.reason) == (True, "saves time")
+
+
+def test_late_small_cut_is_stored_and_wide_early_one_is_not(machine):
+    """The early prefix is fast and its output large: at 4 MB/s 16 KiB take 4 ms to read, and ½ ms to compute."""
+    machine({"1": 0.002, "3": 0.004, "5": 0.0005}, memory_bytes=4e6, disk_bytes=4e6)
+    late, middle, early = decisions()
+    assert [one.mebibytes for one in (late, middle, early)] == pytest.approx(
+        [COMPUTED * size / 2**20 for size in BYTES.values()]
+    )
+    assert (late.store, late.reason) == (True, "saves time")
+    assert middle.store
+    assert (early.store, early.reason) == (False, "reading would take longer than computing again")
+    assert early.predicted_saving_s < 0 < late.predicted_saving_s
+
+
+def test_features_larger_than_memory_are_read_from_disk(machine):
+    """16 KiB an image in half of the memory available, or not."""
+    size = COMPUTED * BYTES["5"]
+    for available, store in ((2 * size + 2, True), (2 * size - 2, False)):
+        machine(0.001, memory_bytes=1e9, disk_bytes=8e6, available=available)
+        assert decisions([5])[0].store is store
+
+
+def test_a_single_epoch_may_not_pay(machine):
+    """492 images are asked for and 410 computed, so 82 are saved: less than it takes to write 8 KiB for each."""
+    machine(0.001, memory_bytes=1e9, disk_bytes=8192 / 0.0005)
+    (one,) = decisions([3], epochs=1)
+    assert one.predicted_saving_s == pytest.approx(
+        AN_EPOCH * (0.001 - 8192e-9) - COMPUTED * (0.001 + 0.0005), rel=1e-6
+    )
+    assert not one.store
+    assert decisions([3], epochs=2)[0].store
+
+
+def test_flips_and_16_bits_count(machine):
+    machine(0.001)
+    (plain,), (flipped,), (half,) = (
+        decisions([1], **more)
+        for more in ({}, {"data": {"augment": ["hflip"]}}, {"features": {"dtype": "bfloat16"}})
+    )
+    assert flipped.images_computed == COMPUTED + 328
+    assert flipped.mebibytes == pytest.approx(plain.mebibytes * (COMPUTED + 328) / COMPUTED)
+    assert half.mebibytes == pytest.approx(plain.mebibytes / 2)
+
+
+# ---- room ----
+
+FASTER = {"1": 0.003, "3": 0.002, "5": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("room", "kept"),
+    [
+        (256 + 8192 + 16384, ["1", "3", "5"]),
+        (256 + 16384, ["1", "3"]),
+        (256 + 8192, ["1", "3"]),
+        (256 + 8191, ["1"]),
+        (256, ["1"]),
+        (255, []),
+    ],
+)
+def test_what_saves_most_is_kept(machine, room, kept):
+    """`room` is in bytes an image; the later cuts save most."""
+    machine(FASTER)
+    found = decisions(features={"budget_gb": (COMPUTED * room + 1) / 1e9})
+    assert [one.depth_label for one in found] == ["1", "3", "5"]
+    assert stored(found) == kept
+    for one in found:
+        expected = "saves time" if one.store else rf"needs {one.mebibytes:,.0f} MiB and"
+        assert one.reason.startswith(expected)
+        assert one.store or one.reason.endswith("MiB may be used")
+
+
+def test_a_large_saving_comes_before_a_small_cut(machine):
+    """The early cut saves more here, and leaves no room for the others."""
+    machine({"1": 0.001, "3": 0.002, "5": 0.003})
+    assert stored(decisions(features={"budget_gb": (COMPUTED * (16384 + 200)) / 1e9})) == ["5"]
+
+
+def test_a_cut_that_does_not_pay_takes_no_room(machine):
+    machine({"1": 0.002, "3": 0.0, "5": 0.001})
+    found = decisions(features={"budget_gb": (COMPUTED * (256 + 16384) + 1) / 1e9})
+    assert stored(found) == ["1", "5"]
+    assert found[1].reason == "reading would take longer than computing again"
+
+
+# ---- what the recipe says ----
+
+
+def test_never(machine):
+    machine(1.0)
+    found = decisions(features={"cache": "never"})
+    assert stored(found) == []
+    assert {one.reason for one in found} == {"features.cache=never"}
+
+
+def test_always(machine):
+    """Also what takes longer to read; but not what has no room."""
+    machine(0.0)
+    found = decisions(features={"cache": "always"})
+    assert stored(found) == ["1", "3", "5"]
+    assert {one.reason for one in found} == {"features.cache=always"}
+    small = decisions(features={"cache": "always", "budget_gb": (COMPUTED * (256 + 8192) + 1) / 1e9})
+    assert stored(small) == ["1", "3"]
+    assert small[2].reason == "needs 6 MiB and 0 MiB may be used"
+
+
+@pytest.mark.parametrize("cache", ["auto", "always"])
+def test_what_changes_with_every_batch_is_never_stored(machine, cache):
+    machine(1.0)
+    found = decisions(features={"cache": cache}, batch_norm="training")
+    assert stored(found) == []
+    assert {one.reason for one in found} == {"batch_norm=training changes with every batch"}
+    assert {one.predicted_saving_s for one in found} == {0.0}
+
+
+@pytest.mark.parametrize("cache", ["auto", "always"])
+def test_without_a_prefix_there_is_nothing_to_store(machine, cache):
+    machine(1.0)
+    (one,) = decisions(["all"], features={"cache": cache})
+    assert (one.store, one.reason) == (False, "nothing is frozen before the first trained layer")
+    assert (one.mebibytes, one.prefix_ms_per_image, one.predicted_saving_s) == (0.0, 0.0, 0.0)
+
+
+# ---- which trials share ----
+
+
+def test_trials_of_a_cut_share_a_decision(machine):
+    machine(1.0)
+    found = decisions([3, 1], grid={"lr": [0.1, 0.2], "optimizer": ["adam", "sgd"]})
+    assert [(one.depth_label, len(one.trials)) for one in found] == [("3", 4), ("1", 4)]
+    assert len({name for one in found for name in one.trials}) == 8
+
+
+@pytest.mark.parametrize(("weights", "cuts"), [("none", 2), ("pretrained", 1)])
+def test_seeds_share_pretrained_weights(machine, weights, cuts):
+    """Random weights are drawn from the seed; of pretrained ones the seed draws the head alone."""
+    machine(1.0)
+    found = decisions([1], grid={"seed": [0, 1], "backbone": "resnet18"}, weights=weights)
+    assert [len(one.trials) for one in found] == [2 // cuts] * cuts
+
+
+def test_keys():
+    grid = {"backbone": "small_cnn", "depth": [1, 3], "lr": [0.1, 0.2], "image_size": [16, 32]}
+    trials = Recipe.model_validate({"grid": grid, "model": {"weights": "none"}}).trials()
+    assert len({group_key(trial) for trial in trials}) == 2
+    assert len({cut_key(trial) for trial in trials}) == 4
+
+
+# ---- measuring ----
+
+
+def test_measured_rates(tmp_path):
+    """A real probe: between a floppy disk and a thousand memory channels, and it leaves nothing."""
+    rates = measured_rates(Features(dir=str(tmp_path)))
+    assert 1e5 < rates.disk_bytes < 1e13
+    assert 1e7 < rates.memory_bytes < 1e13
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measured_decisions(tmp_path):
+    """Unpatched: a deeper prefix takes longer, and nothing of it is zero."""
+    found = decisions([1, 5, "all"], features={"dir": str(tmp_path)})
+    assert found[0].prefix_ms_per_image > found[1].prefix_ms_per_image > found[2].prefix_ms_per_image == 0

@@ -1,0 +1,415 @@
+"""Sweeps end to end on a local Ray cluster, through the command, as a person would run them.
+
+Starting Ray takes most of the time, so that the sweeps are few and each is looked at by many tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from raysweep import ledger
+
+ROOT = Path(__file__).parents[1]
+LITTLE = {
+    "name": "little",
+    "data": {"dataset": "fake:4", "limit": 64, "image_size": 32, "augment": ["hflip"]},
+    "grid": [
+        {"backbone": "small_cnn", "depth": [1, 3], "lr": [0.01, 1e-6]},
+        {"backbone": "small_cnn", "depth": "all", "lr": 1e30, "optimizer": "sgd"},  # diverges
+    ],
+    "model": {"weights": "none"},
+    "train": {"epochs": 2, "batch_size": 16},
+    "asha": None,
+}
+NO_FINAL = "final.enabled=false"
+SOUND = "grid.depth=[1, 3]"
+"""Leaves the first block alone."""
+COLUMNS = {
+    "trial": str, "backbone": str, "depth": (int, str, list), "depth_label": str, "layers": int, "lr": float,
+    "seed": int, "epoch": int, "phase": int, "epochs_planned": int, "train_loss": float, "train_accuracy": float,
+    "val_loss": float, "val_accuracy": float, "val_images": int, "seconds": float, "lr_epoch": float,
+    "trainable_tensors": int, "trainable_parameters": int, "total_parameters": int, "image_size": int,
+    "batch_norm": str, "weights": str, "head": str, "workers": int, "cached": bool, "device": str, "pid": int,
+    "time": float,
+}  # fmt: skip
+VOLATILE = ("seconds", "time", "pid")
+PATIENCE_S = 240
+
+
+class Running:
+    """The command as a process, and every process that it starts."""
+
+    def __init__(self, home: Path, *words: str) -> None:
+        recipe = home / "little.yaml"
+        recipe.write_text(yaml.safe_dump(LITTLE))
+        env = os.environ | {"RAYSWEEP_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "raysweep.grid", str(recipe), *words]
+        self.out, self.err = (home / name for name in ("out.txt", "err.txt"))
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = psutil.Popen(command, cwd=home, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        self.descendants: set[psutil.Process] = set()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            try:
+                self.descendants.update(self.process.children(recursive=True))
+            except psutil.Error:
+                return
+            time.sleep(0.5)
+
+    def end(self) -> SimpleNamespace:
+        """Wait for the command, and a little for what it started."""
+        try:
+            status = self.process.wait(PATIENCE_S)
+        except psutil.TimeoutExpired:
+            self.process.send_signal(signal.SIGINT)
+            pytest.fail(f"still running:\n{self.out.read_text()}\n{self.err.read_text()}")
+        deadline = time.monotonic() + 15
+        while (left := [one for one in self.descendants if _lives(one)]) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return SimpleNamespace(
+            status=status,
+            lines=self.out.read_text().splitlines(),
+            err=self.err.read_text(),
+            left=[" ".join(one.cmdline())[:200] for one in left if _lives(one)],
+            started=len(self.descendants),
+        )
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def sweep(home: Path, folder: str, *words: str) -> SimpleNamespace:
+    ended = Running(home, "--run-dir", str(home / folder), *words).end()
+    ended.run = ledger.read(home / folder) if (home / folder / "recipe.yaml").is_file() else None
+    return ended
+
+
+def states(run: ledger.Run) -> dict[str, ledger.Row]:
+    """The last row of each trial, with what it was planned with."""
+    last: dict[str, ledger.Row] = {}
+    for row in run.trials:
+        last[row["trial"]] = last.get(row["trial"], {}) | row
+    return last
+
+
+def steady(rows: list[ledger.Row]) -> dict[tuple[str, int], ledger.Row]:
+    """Rows by trial and epoch, without what differs from one run to the next."""
+    return {
+        (row["trial"], row["epoch"]): {key: value for key, value in row.items() if key not in VOLATILE} for row in rows
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sweeps")
+
+
+@pytest.fixture(scope="module")
+def first(home) -> SimpleNamespace:
+    """Four sound trials, and the final fit."""
+    return sweep(home, "first", SOUND)
+
+
+@pytest.fixture(scope="module")
+def second(home, first) -> SimpleNamespace:
+    """The same trials again with one that diverges; the features are there already."""
+    return sweep(home, "second", NO_FINAL)
+
+
+# ---- a sweep that goes well ----
+
+
+@pytest.mark.ray
+def test_status_and_states(first):
+    assert first.status == 0, first.err
+    found = states(first.run)
+    assert len(found) == 4
+    assert {row["state"] for row in found.values()} == {"finished"}
+    assert {(row["epochs_completed"], row["stopped_early"]) for row in found.values()} == {(2, False)}
+    for trial in found:
+        assert [row["state"] for row in first.run.trials if row["trial"] == trial] == ["planned", "running", "finished"]
+    assert {(row["depth"], row["lr"]) for row in found.values()} == {(d, lr) for d in (1, 3) for lr in (0.01, 1e-6)}
+
+
+@pytest.mark.ray
+def test_rows(first):
+    rows = first.run.epochs
+    assert sorted((row["trial"], row["epoch"]) for row in rows) == sorted(
+        (trial, epoch) for trial in states(first.run) for epoch in (1, 2)
+    )
+    for row in rows:
+        for name, kind in COLUMNS.items():
+            assert isinstance(row[name], kind), name
+        assert 0 <= row["val_accuracy"] <= 1 and 0 <= row["train_accuracy"] <= 1
+        assert row["seconds"] > 0
+        plan = states(first.run)[row["trial"]]
+        assert all(row[name] == plan[name] for name in ("backbone", "depth", "lr", "seed", "layers", "epochs_planned"))
+        assert (row["workers"], row["cached"], row["device"], row["val_images"]) == (1, True, "cpu", 16)
+        assert row["trainable_parameters"] == {1: 64 * 4 + 4, 3: 64 * 4 + 4 + 2 * 64 + 9 * 32 * 64}[row["depth"]]
+
+
+@pytest.mark.ray
+def test_lanes_stay_warm(first):
+    """Four trials in at most as many processes as there are cores."""
+    assert len({row["pid"] for row in first.run.epochs}) <= min(4, len(os.sched_getaffinity(0)))
+    assert os.getpid() not in {row["pid"] for row in first.run.epochs}
+
+
+@pytest.mark.ray
+def test_features_were_shared(first):
+    """Images of train in two views, and val, once for both depths."""
+    record = json.loads((first.run.folder / "features.json").read_text())
+    (made,) = record["made"]
+    assert (made["cuts"], made["images"], made["problem"]) == (2, 64 + 64 + 16, "")
+    assert all(one["store"] for one in record["decisions"])
+
+
+@pytest.mark.ray
+def test_final_model(first):
+    final = first.run.final
+    assert final["trial"] in states(first.run)
+    assert sum(map(sum, final["confusion"])) == final["test_images"] == 20
+    assert sum(final["confusion"][k][k] for k in range(4)) == round(final["test_accuracy"] * 20)
+    assert (final["train_images"], final["class_names"]) == (64 + 16, [f"class{k}" for k in range(4)])
+    best = max(row["val_accuracy"] for row in first.run.epochs if row["epoch"] == 2)
+    (chosen,) = (row for row in first.run.epochs if (row["trial"], row["epoch"]) == (final["trial"], 2))
+    assert chosen["val_accuracy"] == best
+
+
+@pytest.mark.ray
+def test_final_model_loads_and_predicts(first):
+    """Its answers to the test images are those that the test accuracy was computed from."""
+    from PIL import Image
+
+    from raysweep import datasets
+    from raysweep.export import load
+    from raysweep.recipe import Data
+
+    classify = load(first.run.folder / "final")
+    dataset = datasets.load(Data(**LITTLE["data"]))
+    images = [Image.fromarray(image.transpose(1, 2, 0)) for image in dataset.test.images()]
+    names = [name for name, _ in classify(images)]
+    right = [name == dataset.class_names[label] for name, label in zip(names, dataset.test.labels, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(first.run.final["test_accuracy"])
+
+
+@pytest.mark.ray
+def test_report(first):
+    folder = first.run.folder / "report"
+    names = {path.name for path in folder.iterdir()}
+    assert {"index.html", "summary.md"} <= names
+    assert any(name.endswith(".png") for name in names)
+    assert list(first.run.folder.rglob("results.csv"))
+    assert "small_cnn" in (folder / "index.html").read_text(encoding="utf-8")
+    assert first.lines[-1] == f"report: {folder / 'index.html'}"
+
+
+@pytest.mark.ray
+def test_piped_output_is_a_line_a_trial(first):
+    ended = [line for line in first.lines if line.startswith("[")]
+    assert [line.partition("]")[0] for line in ended] == [f"[{n}/4" for n in (1, 2, 3, 4)]
+    assert all(": finished after epoch 2/2, val accuracy 0." in line for line in ended)
+    assert first.lines[0].startswith("4 trials → ")
+    assert len(first.lines) <= 4 + 6
+    assert not [line for line in first.lines if any(word in line for word in ("Ray", "ray.", "Tune", "INFO", "WARN"))]
+    assert first.err == ""
+
+
+@pytest.mark.ray
+def test_run_folder_tells_what_was_run(first):
+    about = first.run.about
+    assert about["recipe"]["data"]["limit"] == 64
+    assert about["recipe"]["grid"][0]["depth"] == [1, 3]
+    assert about["versions"]["ray"] and about["command"].startswith("python -m raysweep.grid ")
+
+
+@pytest.mark.ray
+def test_nothing_of_ray_is_left(first, second):
+    assert first.started > 2 and second.started > 2
+    assert (first.left, second.left) == ([], [])
+
+
+# ---- again, with a trial that diverges ----
+
+
+@pytest.mark.ray
+def test_same_recipe_same_rows(first, second):
+    """Bit for bit, whether features were made in this run or found, and whatever the lanes did meanwhile."""
+    expected, found = steady(first.run.epochs), steady(second.run.epochs)
+    assert len(expected) == 8
+    found = {key: {name: row[name] for name in expected[key]} for key, row in found.items() if key in expected}
+    assert found == expected
+
+
+@pytest.mark.ray
+def test_found_features_are_not_made_again(second):
+    record = json.loads((second.run.folder / "features.json").read_text())
+    assert [one["images"] for one in record["made"]] == [0]
+    assert not [line for line in second.lines if line.startswith("features:")]
+
+
+@pytest.mark.ray
+def test_diverging_trial_leaves_the_others_alone(second):
+    assert second.status == 0, second.err
+    found = states(second.run)
+    assert sorted(row["state"] for row in found.values()) == ["failed"] + 4 * ["finished"]
+    (failed,) = (row for row in found.values() if row["state"] == "failed")
+    assert (failed["depth"], failed["epochs_completed"]) == ("all", 0)
+    assert second.run.final is None
+
+
+@pytest.mark.ray
+@pytest.mark.xfail(strict=True, reason="reported: Tune has not yet synced the error file that get_error reads")
+def test_failure_says_why(second):
+    (failed,) = (row for row in states(second.run).values() if row["state"] == "failed")
+    assert "the training loss is" in failed["error"]
+    assert "lower lr=1e+30" in failed["error"]
+    assert "Traceback" not in failed["error"] and "\n" not in failed["error"]
+    (line,) = (line for line in second.lines if ": failed" in line)
+    assert "lower lr=1e+30" in line
+
+
+@pytest.mark.ray
+@pytest.mark.xfail(strict=True, reason="reported: Tune logs the traceback of a failed trial")
+def test_failure_prints_no_traceback(second):
+    assert second.err == ""
+
+
+# ---- stopped by a person ----
+
+
+@pytest.mark.ray
+def test_interrupt(home):
+    """Ctrl-C in the middle of a trial that would run for hours."""
+    folder = home / "interrupted"
+    running = Running(home, "--run-dir", str(folder), "grid.depth=[3]", "grid.lr=[0.01]", "train.epochs=1000000")
+    deadline = time.monotonic() + PATIENCE_S
+    while not (folder / "epochs.jsonl").is_file() or len(ledger.read(folder).epochs) < 3:
+        assert running.process.poll() is None and time.monotonic() < deadline, running.err.read_text()
+        time.sleep(0.2)
+    running.process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    ended = running.end()
+    assert ended.status == 130, ended.err
+    assert time.monotonic() - asked < 60
+    run = ledger.read(folder)
+    (trial,) = states(run).values()
+    assert trial["state"] == "interrupted"
+    assert trial["epochs_completed"] == len(run.epochs) >= 3
+    assert (folder / "report" / "index.html").is_file()
+    assert ended.err.strip().splitlines()[-1] == f"interrupted; what there was is in {folder / 'report' / 'index.html'}"
+    assert "Traceback" not in ended.err
+    assert run.final is None
+    assert ended.left == []
+
+
+# ---- workers that train together ----
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_two_workers_are_one(home, first):
+    """The same rows within rounding; ASHA stops the learning rate that is behind after an epoch."""
+    words = (
+        "grid.depth=[3]", "resources.workers_per_trial=2", "asha.grace_epochs=1", "asha.reduction_factor=2", NO_FINAL,
+    )  # fmt: skip
+    ended = sweep(home, "two", *words)
+    assert ended.status == 0, ended.err
+    expected = {key: row for key, row in steady(first.run.epochs).items() if row["depth"] == 3}
+    found = steady(ended.run.epochs)
+    trials = {row["lr"]: row["trial"] for row in expected.values()}
+    good, bad = (expected[trials[lr], 1]["val_accuracy"] for lr in (0.01, 1e-6))
+    assert good > bad  # so that there is something to stop
+    last = states(ended.run)
+    assert (last[trials[0.01]]["state"], last[trials[1e-6]]["state"]) == ("finished", "stopped")
+    assert last[trials[1e-6]]["stopped_early"] is True
+    assert set(found) == {(trials[0.01], 1), (trials[0.01], 2), (trials[1e-6], 1)}
+    for key, row in found.items():
+        assert row.pop("workers") == 2
+        other = {name: value for name, value in expected[key].items() if name != "workers"}
+        assert row == pytest.approx(other, rel=1e-4)
+    assert ended.left == []
+
+
+# ---- what is not started ----
+
+CPUS = len(os.sched_getaffinity(0))
+
+
+def refused(tmp_path, *words):
+    """The one line that the command answers with, having started nothing."""
+    import ray
+
+    from raysweep.grid import main
+
+    little = tmp_path / "little.yaml"
+    little.write_text(yaml.safe_dump(LITTLE))
+    before = set(psutil.Process().children(recursive=True))
+    result = CliRunner().invoke(main, [str(little), *words])
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert not ray.is_initialized()
+    assert set(psutil.Process().children(recursive=True)) <= before
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            ("resources.workers_per_trial=999",),
+            ("resources.workers_per_trial=999", "needs 999 CPUs", f"there are {CPUS}"),
+        ),
+        (
+            ("resources.workers_per_trial=3", "resources.cpus_per_worker=400"),
+            ("resources.cpus_per_worker=400", "needs 1200 CPUs"),
+        ),
+        (("final.workers=999",), ("final.workers=999", "needs 999 CPUs")),
+        (("resources.gpus_per_worker=99",), ("resources.gpus_per_worker=99", "needs 99 GPUs")),
+        (
+            ("resources.gpus_per_worker=0.5", "resources.workers_per_trial=2"),
+            ("resources.gpus_per_worker=0.5", "cannot share a GPU"),
+        ),
+    ],
+)
+def test_what_never_fits_is_a_mistake(tmp_path, words, parts):
+    line = refused(tmp_path, "--run-dir", str(tmp_path / "run"), *words)
+    for part in parts:
+        assert part in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_folder_in_use(tmp_path):
+    with ledger.Ledger(tmp_path / "run"):
+        line = refused(tmp_path, "--run-dir", str(tmp_path / "run"))
+        assert "in use by another sweep" in line and "--run-dir" in line
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
+
+
+def test_run_folder_of_an_earlier_run(tmp_path):
+    with ledger.Ledger(tmp_path / "run") as book:
+        book.describe({})
+    assert "holds an earlier run" in refused(tmp_path, "--run-dir", str(tmp_path / "run"))
