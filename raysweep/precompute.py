@@ -8,6 +8,7 @@ node that joins later makes what it misses in its first trial (see `trial`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,7 +27,7 @@ from raysweep.plan import Planned
 from raysweep.progress import Display
 from raysweep.recipe import Features, Recipe, Trial
 
-LEAST_SHARD = 64
+LEAST_SHARD, MOST_SHARD = 64, 1024
 SHARDS_PER_LANE = 3
 """More than one, so that lanes end together and progress is seen."""
 
@@ -54,6 +55,7 @@ def make(
     gpus: float | None,
     display: Display,
     everywhere: bool = False,
+    stop: threading.Event | None = None,
 ) -> list[Made]:
     """Make the features that were decided on.
 
@@ -65,6 +67,7 @@ def make(
         gpus: of a Ray task; None computes in threads of this process, without Ray.
         display: told of the progress.
         everywhere: on every node alive that has room, not on this one alone.
+        stop: set by another thread to give up soon.
     """
     chosen = {name for one in decisions if one.store for name in one.phases}
     groups: dict[Any, dict[Any, Trial]] = {}
@@ -74,7 +77,7 @@ def make(
                 groups.setdefault(group_key(phase), {}).setdefault(phase.depth, phase)
     made = []
     for trials in groups.values():
-        work = _Work(list(trials.values()), recipe.features, lanes, recipe.resources.cpus_per_worker, gpus)
+        work = _Work(list(trials.values()), recipe.features, lanes, recipe.resources.cpus_per_worker, gpus, stop)
         if everywhere and recipe.features.dir is None:
             made.extend(_on_every_node(work))
         else:
@@ -85,9 +88,17 @@ def make(
 class _Work:
     """One pass over the images of trials that share their base."""
 
-    def __init__(self, trials: list[Trial], settings: Features, lanes: int, cpus: int, gpus: float | None) -> None:
+    def __init__(
+        self,
+        trials: list[Trial],
+        settings: Features,
+        lanes: int,
+        cpus: int,
+        gpus: float | None,
+        stop: threading.Event | None,
+    ) -> None:
         self.trials, self.settings, self.lanes = trials, settings, lanes
-        self.cpus, self.gpus = cpus, gpus
+        self.cpus, self.gpus, self.stop = cpus, gpus, stop
         self.images = 0
 
     def run(self, display: Display | None = None, node: str | None = None) -> Made:
@@ -97,7 +108,7 @@ class _Work:
         views = assembly.views_of(self.trials[0])
         dataset = assembly.base_of(self.trials[0]).dataset
         images = sum(len(getattr(dataset, split)) for split, _ in views)
-        size = max(LEAST_SHARD, -(-images // (self.lanes * SHARDS_PER_LANE)))
+        size = min(MOST_SHARD, max(LEAST_SHARD, -(-images // (self.lanes * SHARDS_PER_LANE))))
         try:
             made = assembly.make_features(
                 self.trials,
@@ -132,6 +143,8 @@ class _Work:
             ]
             try:
                 for ready in as_completed(waiting):
+                    if self.stop is not None and self.stop.is_set():
+                        raise InterruptedError("the sweep was interrupted")
                     yield ready.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)

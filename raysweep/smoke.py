@@ -1,14 +1,24 @@
-"""The same recipe, end to end, on little: fake images of its own shape, random weights, one short epoch."""
+"""The same recipe, end to end, on little: fake images of its own shape, random weights, one short epoch.
+
+What a recipe asks for stays in it: its grid, phases, heads, image sizes, and as many
+durations as it compares, the shortest being one epoch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from raysweep import datasets
-from raysweep.recipe import Recipe
+from raysweep.recipe import Phase, Recipe
 
-IMAGES_PER_CLASS = 4
-LEAST_IMAGES = 96
+IMAGES_PER_CLASS = 1
+LEAST_IMAGES = 64
+"""Of training; a quarter as many are for validation."""
+MOST_IN_A_BATCH = 24
+"""So that an epoch has several steps."""
+VALIDATE_EVERY_STEPS = 2
+"""Where a recipe validates between epochs at all."""
 
 
 def shrink(recipe: Recipe) -> Recipe:
@@ -27,20 +37,40 @@ def shrink(recipe: Recipe) -> Recipe:
             "limit": max(LEAST_IMAGES, IMAGES_PER_CLASS * shape.classes),
         }
     )
-    small: dict[str, Any] = {"epochs": 1, "patience": None, "batch_size": min(recipe.train.batch_size, 32)}
-    blocks = tuple(block.model_copy(update={"extra": _without(block.extra)}) for block in recipe.grid)
+    train = {axis: _small(axis, [value])[0] for axis, value in dict(recipe.train).items()}
+    blocks = tuple(block.model_copy(update={"extra": _small_axes(block.extra)}) for block in recipe.grid)
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}-smoke",
             "data": data,
             "grid": blocks,
             "model": recipe.model.model_copy(update={"weights": "none"}),
-            "train": recipe.train.model_copy(update=small),
+            "train": recipe.train.model_copy(update=train),
         }
     )
 
 
-def _without(extra: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    return {
-        axis: values for axis, values in extra.items() if axis not in ("weights", "epochs", "batch_size", "patience")
-    }
+def _small_axes(extra: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {axis: tuple(_small(axis, values)) for axis, values in extra.items() if axis != "weights"}
+
+
+def _small(axis: str, values: Sequence[Any]) -> list[Any]:
+    """Values of a field of `train`, or of any other axis of the grid, that make for a short trial."""
+    if axis == "epochs":  # 20, 50, 100 are three trials, and stay three
+        durations = sorted(set(values))
+        return [durations.index(value) + 1 for value in values]
+    if axis == "batch_size":
+        return [min(value, MOST_IN_A_BATCH) for value in values]
+    if axis == "validate_every_steps":
+        return [value and min(value, VALIDATE_EVERY_STEPS) for value in values]
+    if axis == "phases":
+        return [tuple(_small_phase(phase) for phase in phases) for phases in values]
+    return list(values)
+
+
+def _small_phase(phase: Phase | dict[str, Any]) -> Phase:
+    """Phases are still plain where they are an axis of the grid."""
+    phase = Phase.model_validate(phase)
+    return phase.model_copy(
+        update={"epochs": 1, "batch_size": phase.batch_size and min(phase.batch_size, MOST_IN_A_BATCH)}
+    )

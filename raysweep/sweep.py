@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -172,12 +173,12 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         try:
             with (
                 _features_while(recipe, planned, folder, display, address) as stored,
-                cluster(recipe, folder, address) as machine,
+                cluster(recipe, folder, address, lanes=recipe.resources.workers_per_trial == 1) as machine,
             ):
                 machine.check(recipe)
                 given = _Given(recipe, machine, folder, stored(machine), list(findings.duplicated_test))
                 _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
-                problem = _run_final(recipe, planned, machine, given, display)
+            problem = _run_final(recipe, planned, given, display, address)
         except KeyboardInterrupt:
             for name in display.running:
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
@@ -210,14 +211,17 @@ def about(recipe: Recipe, command: str) -> dict[str, Any]:
 
 
 @contextmanager
-def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machine]:
-    """Ray, local or at an address, and what it has; its logs are kept in the run folder."""
+def cluster(recipe: Recipe, folder: Path, address: str | None, lanes: bool = False) -> Iterator[Machine]:
+    """Ray, local or at an address, and what it has; its logs are kept in the run folder.
+
+    With `lanes` the processes of a local Ray import what trials need as they start, while this
+    one makes the features. The final fit has a Ray of its own, as its helpers need none of that.
+    """
     nested = recipe.resources.workers_per_trial > 1
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         here = this_machine()
-        if not nested:
-            os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES)  # noqa: SIM112 (the name is Ray's)
+        os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES if lanes else ())  # noqa: SIM112 (Ray's name)
         # without the dashboard a stopped trial would keep the resources of its workers
         ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
     else:
@@ -338,8 +342,12 @@ def _features_while(
         )
         return
     with ThreadPoolExecutor(1) as side:
-        future = side.submit(_make_features, recipe, planned, folder, display, here.lanes(recipe), None)
-        yield lambda machine: future.result()
+        stop = threading.Event()
+        future = side.submit(_make_features, recipe, planned, folder, display, here.lanes(recipe), None, stop=stop)
+        try:
+            yield lambda machine: future.result()
+        finally:
+            stop.set()
 
 
 def _make_features(
@@ -350,10 +358,11 @@ def _make_features(
     lanes: int,
     gpus: float | None,
     everywhere: bool = False,
+    stop: threading.Event | None = None,
 ) -> frozenset[str]:
     """Decide what to store and make it; returns the names of the trials that read it."""
     decisions = caching.decide(planned, recipe)
-    made = precompute.make(planned, decisions, recipe, lanes, gpus, display, everywhere)
+    made = precompute.make(planned, decisions, recipe, lanes, gpus, display, everywhere, stop)
     for one in made:
         if one.problem:
             display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves")
@@ -430,7 +439,7 @@ def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | N
     )
 
 
-def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, given: _Given, display: Display) -> str:
+def _run_final(recipe: Recipe, planned: Sequence[Planned], given: _Given, display: Display, address: str | None) -> str:
     """Refit the best configuration; returns why that could not be done, or nothing."""
     folder = given.folder
     rows = tables.trials_table(ledger.read(folder))
@@ -443,13 +452,12 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, giv
     epochs = kept_epoch(
         [row for row in ledger.read(folder).epochs if row["trial"] == chosen.trial], chosen.config.train.keep
     )
-    config = _to_final(given, chosen, epochs)
-    workers = machine.final_workers(recipe)
-    display.say(
-        f"final fit: {chosen.backbone} depth {chosen.depth_label}, {epochs} epochs on train + val, {workers} workers"
-    )
     try:
-        result, model = final.refit(config, workers, given.storage)
+        with cluster(recipe, folder, address) as machine:
+            workers = machine.final_workers(recipe)
+            name = f"{chosen.backbone} depth {chosen.depth_label}"
+            display.say(f"final fit: {name}, {epochs} epochs on train + val, {workers} workers")
+            result, model = final.refit(_to_final(given, chosen, epochs), workers, given.storage)
     except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
         return f"the final fit failed: {last_line(error) or type(error).__name__}"
     keys = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from raysweep import assembly
 from raysweep.features import Store, Stored
+from raysweep.phases import Fit, Sharing
 from raysweep.recipe import Features, Recipe
 from raysweep.sources import Images
 from raysweep.training import World, predict, train
@@ -224,6 +225,19 @@ def test_features_of_a_trial_are_not_evicted(settings):
         make([other], settings.model_copy(update={"budget_gb": 1.5 * made / 1e9}))
     del reading
     assert make([other], settings.model_copy(update={"budget_gb": 1.5 * made / 1e9}))[0] == made
+
+
+@pytest.mark.xfail(strict=True, reason="reported: val has no mirrored view, and a refit learns from it")
+def test_refit_from_stored_features(settings):
+    """The final fit trains on train + val, with flips, wherever their features are."""
+    trial = trial_of(depth=3, augment=["hflip"])
+    make([trial], settings)
+    found, expected = (
+        [row["train_loss"] for row in Fit(trial, sharing, World(), refit=True).rows()]
+        for sharing in (Sharing(settings, frozenset([trial.name])), Sharing(settings))
+    )
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(found) == TRAIN["epochs"]
 
 
 # ---- recalibrated batch norm ----

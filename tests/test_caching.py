@@ -92,9 +92,7 @@ def test_a_single_epoch_may_not_pay(machine):
     """492 images are asked for and 410 computed, so 82 are saved: less than it takes to write 8 KiB for each."""
     machine(0.001, memory_bytes=1e9, disk_bytes=8192 / 0.0005)
     (one,) = decisions([3], epochs=1)
-    assert one.predicted_saving_s == pytest.approx(
-        AN_EPOCH * (0.001 - 8192e-9) - COMPUTED * (0.001 + 0.0005), rel=1e-6
-    )
+    assert one.predicted_saving_s == pytest.approx(AN_EPOCH * (0.001 - 8192e-9) - COMPUTED * (0.001 + 0.0005), rel=1e-6)
     assert not one.store
     assert decisions([3], epochs=2)[0].store
 
@@ -102,8 +100,7 @@ def test_a_single_epoch_may_not_pay(machine):
 def test_flips_and_16_bits_count(machine):
     machine(0.001)
     (plain,), (flipped,), (half,) = (
-        decisions([1], **more)
-        for more in ({}, {"data": {"augment": ["hflip"]}}, {"features": {"dtype": "bfloat16"}})
+        decisions([1], **more) for more in ({}, {"data": {"augment": ["hflip"]}}, {"features": {"dtype": "bfloat16"}})
     )
     assert flipped.images_computed == COMPUTED + 328
     assert flipped.mebibytes == pytest.approx(plain.mebibytes * (COMPUTED + 328) / COMPUTED)

@@ -477,7 +477,9 @@ def test_flips_pick_a_view_for_each_image(store, dtype):
     source = Stored(views, dtype, CPU)
     positions, flips = torch.tensor([5, 1, 1, 0]), torch.tensor([True, False, True, False])
     for node, found in zip(shapes, source.batch(positions, flips, training=True), strict=True):
-        plain, mirrored = (values(specs[node, flip], seed=1 + flip).to(getattr(torch, dtype)).float() for flip in (0, 1))
+        plain, mirrored = (
+            values(specs[node, flip], seed=1 + flip).to(getattr(torch, dtype)).float() for flip in (0, 1)
+        )
         assert torch.equal(found, torch.stack([mirrored[5], plain[1], mirrored[1], plain[0]]))
         unflipped = source.batch(positions, None, training=True)[list(shapes).index(node)]
         assert torch.equal(unflipped, plain[positions])

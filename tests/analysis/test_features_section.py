@@ -81,7 +81,7 @@ def test_epochs_that_computed_the_prefix_saved_nothing(make_run):
 @pytest.mark.parametrize("made", [(), (MADE | {"images": 0, "mebibytes": 0.0},)])
 def test_features_of_an_earlier_run(digits_run, made):
     text = features_section.features(note(digits_run, made)).text
-    assert "everything was there from an earlier run, so no pass was made, and the epochs" in text
+    assert "everything was there from an earlier run, so no pass was made. The epochs" in text
 
 
 def test_problems_are_told(digits_run):
