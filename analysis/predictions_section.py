@@ -82,7 +82,7 @@ def _grid(strip: np.ndarray, tile: int, about: list[Row]) -> Figure:
         axes.imshow(strip[:, index * tile : (index + 1) * tile])
         axes.set_axis_off()
         wrong = one["predicted"] != one["true"]
-        label = f"{_short(one['predicted'])} {100 * one['probability']:.0f} %"
+        label = f"says {_short(one['predicted'])}, {100 * one['probability']:.0f} %"
         label += f"\nis {_short(one['true'])}" if wrong else "\nright"
         axes.set_title(label, fontsize=10, color="#b3261e" if wrong else "#1b5e20", parse_math=False)
     return figure

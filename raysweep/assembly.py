@@ -203,10 +203,12 @@ def make_features(
     return sum(spec.nbytes for spec in missing)
 
 
-def prefix_of(trial: Trial, specs: Sequence[Spec]) -> nn.Module:
-    """The frozen prefix that computes the features; traced once a process, which must not happen in several threads."""
+def prefix_of(trial: Trial, specs: Sequence[Spec], device: torch.device) -> nn.Module:
+    """The frozen prefix that computes the features, made once a process: before threads share it, as that is no
+    work for several of them.
+    """
     nodes = tuple(spec.node for spec in specs)
-    return _outputs(trial.backbone, trial.model, _weights_seed(trial), trial.data, nodes)
+    return _outputs(trial.backbone, trial.model, _weights_seed(trial), trial.data, nodes, device)
 
 
 @torch.no_grad()
@@ -217,7 +219,7 @@ def compute_shard(
     split, flip, start, end = shard
     base = base_of(trial)
     wanted = {spec: path for spec, path in files.items() if (spec.split, spec.flip) == (split, flip)}
-    prefix = _placed(prefix_of(trial, list(wanted)), device).eval() if parts is None else _OwnOutputs(parts, wanted)
+    prefix = prefix_of(trial, list(wanted), device) if parts is None else _OwnOutputs(parts, wanted)
     arrays = [np.load(path, mmap_mode="r+", allow_pickle=False) for path in wanted.values()]
     part = getattr(base.dataset, split)
     source = Images(part.pool, part.rows, base.preparation, device, prefix)
@@ -294,8 +296,8 @@ def _cut(name: str, model: Model, seed: int, data: Data, at: Depth) -> Cut:
 
 
 @lru_cache(maxsize=4)
-def _outputs(name: str, model: Model, seed: int, data: Data, nodes: tuple[str, ...]) -> nn.Module:
-    return depth.outputs(_base(name, model, seed, data).backbone.network, nodes)
+def _outputs(name: str, model: Model, seed: int, data: Data, nodes: tuple[str, ...], device: torch.device) -> nn.Module:
+    return _placed(depth.outputs(_base(name, model, seed, data).backbone.network, nodes), device).eval()
 
 
 def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparation:

@@ -133,14 +133,13 @@ class _Work:
     def _in_threads(self, shards: list[Shard], files: dict[Spec, Path]) -> Iterator[int]:
         import torch
 
+        cpu = torch.device("cpu")
         torch.set_num_threads(self.cpus)
         for split, flip in {shard[:2] for shard in shards}:
-            assembly.prefix_of(self.trials[0], [spec for spec in files if (spec.split, spec.flip) == (split, flip)])
+            wanted = [spec for spec in files if (spec.split, spec.flip) == (split, flip)]
+            assembly.prefix_of(self.trials[0], wanted, cpu)
         with ThreadPoolExecutor(self.lanes) as pool:
-            waiting = [
-                pool.submit(assembly.compute_shard, self.trials[0], shard, files, torch.device("cpu"))
-                for shard in shards
-            ]
+            waiting = [pool.submit(assembly.compute_shard, self.trials[0], shard, files, cpu) for shard in shards]
             try:
                 for ready in as_completed(waiting):
                     if self.stop is not None and self.stop.is_set():

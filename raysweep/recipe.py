@@ -65,7 +65,7 @@ class RecipeError(ValueError):
 
 def near(name: str, known: Iterable[str]) -> str:
     """A hint that ends an error message: the known names nearest to `name`, else all or the first of them."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if matches:
         return f"did you mean {' or '.join(matches)}?"

@@ -103,6 +103,15 @@ def test_a_phase_starts_from_the_tensors_of_all_before_it(trained):
             assert torch.equal(value, last[name]), name
 
 
+def test_statistics_that_moved_in_a_frozen_layer_are_what_the_next_phase_starts_from(trained):
+    settings = {"depth": "all", "model": {"batch_norm": "training"}}
+    alone, _ = fit(trial_of(**settings | {"depth": "head"}, lr=0.05))
+    fit(trial_of(**settings, phases=[PROBE, {"epochs": 1}]))
+    moved, start = alone.parts.prefix.state_dict()["stage1.1.running_mean"], trained[-1]["before"]
+    assert torch.equal(start["stage1.1.running_mean"], moved)
+    assert moved.abs().sum() > 0
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_two_phases_alike_are_one_of_twice_the_epochs_unless_the_optimizer_remembers(momentum):
     """Also shows that each phase's epochs have images in an order of their own."""

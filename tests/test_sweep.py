@@ -227,7 +227,7 @@ def test_report(first):
 def test_piped_output_is_a_line_a_trial(first):
     ended = [line for line in first.lines if line.startswith("[")]
     assert [line.partition("]")[0] for line in ended] == [f"[{n}/4" for n in (1, 2, 3, 4)]
-    assert all(": finished after epoch 2/2, val accuracy 0." in line for line in ended)
+    assert all(": finished after epoch 2/2, val accuracy " in line for line in ended)
     assert first.lines[0].startswith("4 trials → ")
     assert len(first.lines) <= 4 + 6
     assert not [line for line in first.lines if any(word in line for word in ("Ray", "ray.", "Tune", "INFO", "WARN"))]
@@ -364,7 +364,9 @@ def test_two_workers_are_one(home, first):
     for key, row in found.items():
         assert row.pop("workers") == 2
         other = {name: value for name, value in expected[key].items() if name != "workers"}
-        assert row == pytest.approx(other, rel=1e-4)
+        assert row.keys() == other.keys()
+        for name, value in other.items():
+            assert row[name] == (pytest.approx(value, rel=1e-4) if name.endswith("loss") else value), name
     assert ended.left == []
 
 
