@@ -37,7 +37,9 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 def with_series(trials: pd.DataFrame) -> pd.DataFrame:
     """The table with a column `series`: the backbone, then `axis=value` for axes that vary among its trials."""
-    extra = [column for column in trials.columns if column not in (*COLUMNS, "series", "epoch")]
+    if "series" in trials.columns:
+        return trials  # of a part of the trials, an axis may vary less: names stay what they are in the whole
+    extra = [column for column in trials.columns if column not in (*COLUMNS, "epoch")]
     names = trials["backbone"].astype(str)
     for axis in extra:
         varies = trials.groupby("backbone")[axis].transform("nunique") > 1

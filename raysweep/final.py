@@ -6,6 +6,7 @@ This is the one place that opens the test split.
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,13 @@ def refit(config: dict[str, Any], workers: int, storage: Path) -> tuple[dict[str
         scaling_config=scaling(workers, config["cpus"], config["gpus"]),
         run_config=ray.train.RunConfig(name=f"final-{config['name']}", storage_path=str(storage)),
     )
-    result = trainer.fit()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        result = trainer.fit()
+    except SystemExit:  # how Ray Train answers Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
     if result.metrics is None or result.checkpoint is None:
         raise RuntimeError("the final fit ended without a result")
     return result.metrics, Path(result.checkpoint.path)

@@ -94,6 +94,8 @@ class Fit:
     def _labelled(self, phase: Trial, splits: Sequence[str]) -> list[Labelled]:
         """Splits as training sees them: from stored features where there are, else through the prefix."""
         stored = self._stored(phase, splits)
+        if self.refit and "hflip" in phase.data.augment:
+            stored[1] = None  # validation images are mirrored here alone: that view is not stored
         self._cached = all(source is not None for source in stored)
         device = self.world.device
         return [
@@ -103,18 +105,22 @@ class Fit:
 
     def _stored(self, phase: Trial, splits: Sequence[str]) -> list[Stored | None]:
         """Stored features of the splits, made here if this node has none; None where there is no room for them."""
-        settings, device = self.sharing.features, self.world.device
+        settings = self.sharing.features
         own = self.parts.own_prefix and settings.cache != "never" and phase.train.epochs > 1
         wanted = assembly.is_cacheable(phase, self.parts.cut) and (own or phase.name in self.sharing.stored)
         if not wanted or (self.parts.own_prefix and not own):
             return [None] * len(splits)
-        found = [assembly.stored_source(phase, split, settings, device, self.parts) for split in splits]
+        found = self._open(phase, splits)
         if all(source is not None for source in found):
             return found
         try:
             assembly.make_features([phase], settings, self._compute, images=sys.maxsize, parts=self.parts)
         except OSError:  # no room: the prefix is computed as the images are asked for
             return [None] * len(splits)
+        return self._open(phase, splits)
+
+    def _open(self, phase: Trial, splits: Sequence[str]) -> list[Stored | None]:
+        settings, device = self.sharing.features, self.world.device
         return [assembly.stored_source(phase, split, settings, device, self.parts) for split in splits]
 
     def _compute(self, shards: list[Shard], files: dict[Spec, Path]) -> None:

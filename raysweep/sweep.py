@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -223,11 +225,12 @@ def cluster(recipe: Recipe, folder: Path, address: str | None, lanes: bool = Fal
         here = this_machine()
         os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES if lanes else ())  # noqa: SIM112 (Ray's name)
         # without the dashboard a stopped trial would keep the resources of its workers
-        ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
+        with _uninterrupted():
+            ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
     else:
         ray.init(address, **quiet)
     for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's error is in its row
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
     try:
         total = ray.cluster_resources()
@@ -237,6 +240,23 @@ def cluster(recipe: Recipe, folder: Path, address: str | None, lanes: bool = Fal
         if address is None:
             with suppress(OSError, shutil.Error):
                 shutil.copytree(logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ray start to its end although Ctrl-C is pressed, then stop it: half started, it would leave processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        ray.shutdown()
+        raise KeyboardInterrupt
 
 
 class _Recorder(ray.tune.Callback):
@@ -280,7 +300,8 @@ class _Recorder(ray.tune.Callback):
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         while self.broken:
             one = self.broken.pop()
-            self._end(str(one), "failed", error=last_line(one.get_error()) or "the trial's process ended")
+            text = Path(one.error_file).read_text(encoding="utf-8") if one.error_file else ""
+            self._end(str(one), "failed", error=last_line(text) or "the trial's process ended")
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
         self.on_step_end(0, trials)
@@ -414,10 +435,10 @@ def _to_final(given: _Given, chosen: Planned, epochs: int) -> dict[str, Any]:
     return config
 
 
-def last_line(error: Exception | None) -> str:
-    """What an error says, without the traceback that Ray puts before it."""
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def last_line(error: Exception | str) -> str:
+    """What an error says, without the traceback that Ray puts before it and the module that the error is from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"^(\w+\.)*(\w+Error: )", r"\2", lines[-1]) if lines else ""
 
 
 def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | None:

@@ -227,7 +227,6 @@ def test_features_of_a_trial_are_not_evicted(settings):
     assert make([other], settings.model_copy(update={"budget_gb": 1.5 * made / 1e9}))[0] == made
 
 
-@pytest.mark.xfail(strict=True, reason="reported: val has no mirrored view, and a refit learns from it")
 def test_refit_from_stored_features(settings):
     """The final fit trains on train + val, with flips, wherever their features are."""
     trial = trial_of(depth=3, augment=["hflip"])

@@ -268,7 +268,6 @@ def test_found_features_are_not_made_again(second):
 
 
 @pytest.mark.ray
-@pytest.mark.xfail(strict=True, reason="reported: the report names networks by axes that vary among finished trials")
 def test_status_with_a_failed_trial(second):
     assert second.status == 0, second.err
 
@@ -283,7 +282,6 @@ def test_diverging_trial_leaves_the_others_alone(second):
 
 
 @pytest.mark.ray
-@pytest.mark.xfail(strict=True, reason="reported: Tune has not yet synced the error file that get_error reads")
 def test_failure_says_why(second):
     (failed,) = (row for row in states(second.run).values() if row["state"] == "failed")
     assert "the training loss is" in failed["error"]
@@ -294,12 +292,10 @@ def test_failure_says_why(second):
 
 
 @pytest.mark.ray
-@pytest.mark.xfail(strict=True, reason="reported: Tune logs the traceback of a failed trial")
 def test_failure_prints_no_traceback(second):
     assert second.err == ""
 
 
-@pytest.mark.xfail(strict=True, reason="reported: as above")
 def test_report_where_an_axis_varies_among_failed_trials_alone(tmp_path):
     """The finished trials are of adam; the one of sgd failed."""
     from analysis import report
@@ -432,3 +428,51 @@ def test_run_folder_of_an_earlier_run(tmp_path):
     with ledger.Ledger(tmp_path / "run") as book:
         book.describe({})
     assert "holds an earlier run" in refused(tmp_path, "--run-dir", str(tmp_path / "run"))
+
+
+# ---- Ctrl-C while Ray does something of its own ----
+
+
+def test_interrupt_of_the_final_fit(tmp_path, monkeypatch):
+    """Ray Train handles the signal itself and ends the process; the report would not be written."""
+    from raysweep import final
+
+    class Trainer:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def fit(self):
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(final, "TorchTrainer", Trainer)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+            final.refit({"name": "x", "cpus": 1, "gpus": 0.0}, 1, tmp_path)
+        assert caught.type is KeyboardInterrupt
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_while_ray_starts(tmp_path, monkeypatch):
+    """Ray cannot take back half a start: let it end, then shut it down."""
+    import ray
+
+    from raysweep import recipe
+    from raysweep import sweep as stages
+
+    done = []
+
+    def init(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        done.append("started")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda *_: done.append("shut down"))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stages.cluster(recipe.Recipe(), tmp_path, None):
+        done.append("used")
+    assert done == ["started", "shut down"]
+    assert signal.getsignal(signal.SIGINT) is before

@@ -50,7 +50,7 @@ def epoch_rows(plan: Row, accuracy: float, epochs: int = EPOCHS, gap: float = 0.
     """A saturating curve that ends at exactly `accuracy` in its last epoch planned."""
     rows = []
     for epoch in range(1, epochs + 1):
-        rise = 1.0 - 0.5 ** epoch + 0.5**plan["epochs_planned"] * epoch / plan["epochs_planned"]
+        rise = 1.0 - 0.5**epoch + 0.5 ** plan["epochs_planned"] * epoch / plan["epochs_planned"]
         row = {key: plan[key] for key in plan if key != "axes"}
         rows.append(row | {
             "epoch": epoch, "phase": 1, "seconds": seconds, "val_images": 360, "workers": 1, "cached": True,
