@@ -8,6 +8,7 @@ off it is no result, only the last thing seen, which is why every table here car
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pandas as pd
@@ -82,7 +83,7 @@ def _notes(run: Run) -> dict[str, Row]:
 
 def _trial(note: Row, history: list[Row]) -> Row:
     """The row of one trial, from what trials.jsonl notes of it and its rows of epochs.jsonl."""
-    last = history[-1] if history else {}
+    last = _counted(history, note.get("keep"))
     axes = note.get("axes") or {}
     row = note | axes | last
     row = {key: row[key] for key in row if key in COLUMNS} | {
@@ -95,6 +96,13 @@ def _trial(note: Row, history: list[Row]) -> Row:
     row["error"] = note.get("error") if state == "failed" else None
     row["seconds"] = sum(epoch.get("seconds") or 0.0 for epoch in history) if history else None
     return row | _best(history) | _gap(last)
+
+
+def _counted(history: list[Row], keep: str | None) -> Row:
+    """The epoch that a trial counts with: its last, or with `keep` best_loss that of the lowest validation loss."""
+    if keep != "best_loss":
+        return history[-1] if history else {}
+    return min(history, key=lambda row: row.get("val_loss", math.inf), default={})
 
 
 def _state(noted: str | None, complete: bool) -> str:

@@ -6,7 +6,10 @@ backbone reads its weights and traces it once. A trial gets its own copy of the 
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +29,7 @@ from raysweep.recipe import Data, Depth, Features, Model, RecipeError, Trial
 from raysweep.sources import Images, Preparation, Source
 from raysweep.training import Labelled
 
-PIXELS_AT_ONCE = 2**20
+PIXELS_AT_ONCE = 2**18
 """Of a batch that passes through the frozen prefix: bounds its memory."""
 RECALIBRATION_BATCH = 64
 
@@ -121,6 +124,15 @@ def base_of(trial: Trial) -> Base:
 def cut_of(trial: Trial) -> Cut:
     """The cut of a trial's network at its depth; kept for the next trial that shares it."""
     return _cut(trial.backbone, trial.model, _weights_seed(trial), trial.data, trial.depth)
+
+
+def forget() -> None:
+    """Let go of all that is kept for the process, and give its memory back where the C library can (glibc)."""
+    for kept in (load_dataset, _base, _cut, _outputs):
+        kept.cache_clear()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_cacheable(trial: Trial, cut: Cut) -> bool:

@@ -45,6 +45,7 @@ class Planned:
         return columns | {
             "image_size": data["image_size"],
             "batch_norm": model["batch_norm"],
+            "keep": train["keep"],
             "weights": model["weights"],
             "head": head,
             "axes": further,
@@ -86,6 +87,9 @@ def _planned(trial: Trial) -> Planned:
     every = depth.layers(backbone.network)
     trained = depth.select(backbone.network, trial.depth, backbone.head, trial.backbone)
     _check_head(trial, backbone, trained)
+    for phase in trial.train.phases:
+        if phase.depth is not None:
+            depth.select(backbone.network, phase.depth, backbone.head, trial.backbone)
     sizes = {name: parameter.numel() for name, parameter in backbone.network.named_parameters()}
     tensors = [name for layer in trained for name in layer.parameters]
     return Planned(

@@ -249,7 +249,7 @@ class Train(Frozen):
     batch_size: Count = 64
     """Images in an optimizer step, over all workers together."""
     eval_batch_size: Count | None = None
-    """Images in a forward pass of evaluation; the training batch size, at least 256, when null."""
+    """Images in a forward pass of evaluation; the training batch size, at least 128, when null."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.0
     momentum: Share = 0.9

@@ -37,8 +37,9 @@ def shrink(recipe: Recipe) -> Recipe:
             "limit": max(LEAST_IMAGES, IMAGES_PER_CLASS * shape.classes),
         }
     )
-    train = {axis: _small(axis, [value])[0] for axis, value in dict(recipe.train).items()}
-    blocks = tuple(block.model_copy(update={"extra": _small_axes(block.extra)}) for block in recipe.grid)
+    train = {axis: _small(axis, [value], [recipe.train.epochs])[0] for axis, value in dict(recipe.train).items()}
+    durations = sorted({epochs for block in recipe.grid for epochs in block.extra.get("epochs", ())})
+    blocks = tuple(block.model_copy(update={"extra": _small_axes(block.extra, durations)}) for block in recipe.grid)
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}-smoke",
@@ -50,14 +51,16 @@ def shrink(recipe: Recipe) -> Recipe:
     )
 
 
-def _small_axes(extra: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    return {axis: tuple(_small(axis, values)) for axis, values in extra.items() if axis != "weights"}
+def _small_axes(extra: dict[str, tuple[Any, ...]], durations: Sequence[int]) -> dict[str, tuple[Any, ...]]:
+    return {axis: tuple(_small(axis, values, durations)) for axis, values in extra.items() if axis != "weights"}
 
 
-def _small(axis: str, values: Sequence[Any]) -> list[Any]:
-    """Values of a field of `train`, or of any other axis of the grid, that make for a short trial."""
-    if axis == "epochs":  # 20, 50, 100 are three trials, and stay three
-        durations = sorted(set(values))
+def _small(axis: str, values: Sequence[Any], durations: Sequence[int]) -> list[Any]:
+    """Values of a field of `train`, or of any other axis of the grid, that make for a short trial.
+
+    The shortest of `durations`, in epochs, becomes one epoch, the next two: 20, 50, 100 stay three.
+    """
+    if axis == "epochs":
         return [durations.index(value) + 1 for value in values]
     if axis == "batch_size":
         return [min(value, MOST_IN_A_BATCH) for value in values]

@@ -70,8 +70,6 @@ REPORTED = (
 SOMETIMES = ("shared", "val_by_step")
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 MOST_FINAL_WORKERS = 8
-LANE_MODULES = ("raysweep.trial", "raysweep.assembly", "torchvision", "sklearn.datasets")
-"""Imported by Ray's idle processes as they start, so that lanes have torch while this process makes the features."""
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 """What a trial that only directs its workers occupies, so that it does not take their CPUs."""
 
@@ -175,12 +173,13 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         try:
             with (
                 _features_while(recipe, planned, folder, display, address) as stored,
-                cluster(recipe, folder, address, lanes=recipe.resources.workers_per_trial == 1) as machine,
+                cluster(recipe, folder, address) as machine,
             ):
                 machine.check(recipe)
                 given = _Given(recipe, machine, folder, stored(machine), list(findings.duplicated_test))
+                assembly.forget()
                 _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
-            problem = _run_final(recipe, planned, given, display, address)
+                problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
             for name in display.running:
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
@@ -213,17 +212,12 @@ def about(recipe: Recipe, command: str) -> dict[str, Any]:
 
 
 @contextmanager
-def cluster(recipe: Recipe, folder: Path, address: str | None, lanes: bool = False) -> Iterator[Machine]:
-    """Ray, local or at an address, and what it has; its logs are kept in the run folder.
-
-    With `lanes` the processes of a local Ray import what trials need as they start, while this
-    one makes the features. The final fit has a Ray of its own, as its helpers need none of that.
-    """
+def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machine]:
+    """Ray, local or at an address, and what it has; its logs are kept in the run folder."""
     nested = recipe.resources.workers_per_trial > 1
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         here = this_machine()
-        os.environ["RAY_preload_python_modules"] = ",".join(LANE_MODULES if lanes else ())  # noqa: SIM112 (Ray's name)
         # without the dashboard a stopped trial would keep the resources of its workers
         with _uninterrupted():
             ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
@@ -460,7 +454,7 @@ def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | N
     )
 
 
-def _run_final(recipe: Recipe, planned: Sequence[Planned], given: _Given, display: Display, address: str | None) -> str:
+def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, given: _Given, display: Display) -> str:
     """Refit the best configuration; returns why that could not be done, or nothing."""
     folder = given.folder
     rows = tables.trials_table(ledger.read(folder))
@@ -474,11 +468,10 @@ def _run_final(recipe: Recipe, planned: Sequence[Planned], given: _Given, displa
         [row for row in ledger.read(folder).epochs if row["trial"] == chosen.trial], chosen.config.train.keep
     )
     try:
-        with cluster(recipe, folder, address) as machine:
-            workers = machine.final_workers(recipe)
-            name = f"{chosen.backbone} depth {chosen.depth_label}"
-            display.say(f"final fit: {name}, {epochs} epochs on train + val, {workers} workers")
-            result, model = final.refit(_to_final(given, chosen, epochs), workers, given.storage)
+        workers = machine.final_workers(recipe)
+        name = f"{chosen.backbone} depth {chosen.depth_label}"
+        display.say(f"final fit: {name}, {epochs} epochs on train + val, {workers} workers")
+        result, model = final.refit(_to_final(given, chosen, epochs), workers, given.storage)
     except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
         return f"the final fit failed: {last_line(error) or type(error).__name__}"
     keys = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")

@@ -31,7 +31,7 @@ from raysweep.recipe import Train
 from raysweep.sources import Source
 
 Row = dict[str, Any]
-EVAL_BATCH = 256
+EVAL_BATCH = 128
 
 
 class DivergedError(ArithmeticError):

@@ -321,6 +321,8 @@ def test_smoke_keeps_as_many_durations():
     small = shrink(load("cifar10-cnn-vs-resnet18"))
     assert [trial.train.epochs for trial in small.trials()] == [1, 1, 2, 3]
     assert {trial.train.validate_every_steps for trial in small.trials()} == {2}
+    small = shrink(load("cifar100-resnet18-head"))
+    assert [trial.train.epochs for trial in small.trials()] == [1, 1, 2]  # of 10, 10 and 100, in three blocks
 
 
 def test_smoke_of_phases_that_are_an_axis():

@@ -64,3 +64,13 @@ def test_nothing_yet(make_run):
     assert trials_table(run).empty
     assert epochs_table(run).empty
     assert {"epochs_completed", "stopped_early"} <= {*trials_table(run).columns} & {*epochs_table(run).columns}
+
+
+def test_a_trial_that_keeps_its_best_epoch_counts_with_that_one(make_run):
+    rows = epoch_rows(planned(1), 0.8)
+    rows[3] |= {"val_loss": 0.01, "val_accuracy": 0.75, "train_accuracy": 0.8}
+    kept = trials_table(make_run([(planned(1) | {"keep": "best_loss"}, "finished", rows)], name="kept"))
+    assert (kept["val_accuracy"][0], kept["epochs_completed"][0], kept["gap"][0]) == (0.75, 6, pytest.approx(0.05))
+    assert trials_table(make_run([(planned(1), "finished", rows)], name="last"))["val_accuracy"][0] == pytest.approx(
+        0.8
+    )
