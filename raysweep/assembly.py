@@ -118,12 +118,12 @@ def labelled(parts: Parts, trial: Trial, split: str, device: torch.device, store
 
 def base_of(trial: Trial) -> Base:
     """See `Base`; kept for the next trial that shares it."""
-    return _base(trial.backbone, trial.model, _weights_seed(trial), trial.data)
+    return _base(trial.backbone, trial.model, weights_seed(trial), trial.data)
 
 
 def cut_of(trial: Trial) -> Cut:
     """The cut of a trial's network at its depth; kept for the next trial that shares it."""
-    return _cut(trial.backbone, trial.model, _weights_seed(trial), trial.data, trial.depth)
+    return _cut(trial.backbone, trial.model, weights_seed(trial), trial.data, trial.depth)
 
 
 def forget() -> None:
@@ -220,7 +220,7 @@ def prefix_of(trial: Trial, specs: Sequence[Spec], device: torch.device) -> nn.M
     work for several of them.
     """
     nodes = tuple(spec.node for spec in specs)
-    return _outputs(trial.backbone, trial.model, _weights_seed(trial), trial.data, nodes, device)
+    return _outputs(trial.backbone, trial.model, weights_seed(trial), trial.data, nodes, device)
 
 
 @torch.no_grad()
@@ -274,7 +274,7 @@ def stored_source(
 # ---- kept for the process ----
 
 
-def _weights_seed(trial: Trial) -> int:
+def weights_seed(trial: Trial) -> int:
     """Pretrained weights do not depend on the seed (the head is drawn anew); random ones do."""
     return trial.seed if trial.model.weights == "none" else 0
 

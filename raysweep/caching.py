@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from raysweep import backbones, datasets, depth
-from raysweep.assembly import is_cacheable, store_of, views_of
+from raysweep.assembly import is_cacheable, store_of, views_of, weights_seed
 from raysweep.features import STORED_AS
 from raysweep.plan import Planned, outline
 from raysweep.recipe import Features, Model, Recipe, Trial, depth_label
@@ -107,7 +107,7 @@ def shared_phases(trial: Trial) -> list[Trial]:
 
 def group_key(trial: Trial) -> tuple[Any, ...]:
     """Equal for trials whose features one pass over the images can make."""
-    return (trial.backbone, trial.model, trial.seed if trial.model.weights == "none" else 0, trial.data)
+    return (trial.backbone, trial.model, weights_seed(trial), trial.data)
 
 
 def cut_key(trial: Trial) -> tuple[Any, ...]:

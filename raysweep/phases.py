@@ -68,7 +68,7 @@ class Fit:
     def _phase(self, phase: Trial, number: int, state: dict[str, Tensor], first_epoch: int) -> Iterator[Row]:
         self.parts = assembly.assemble(phase, self.world.device, state)
         training, validation = self._splits(phase)
-        about = {"phase": number, "cached": isinstance(training.source, Stored | Joined) and self._cached}
+        about = {"phase": number, "cached": self._cached}
         if validation is not None:
             about["val_images"] = len(validation.labels)
         for row in train(
