@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis import wording
 from analysis.sections import Facts, Section
-from raysweep.ledger import Row, Run
+from raysweep.ledger import FEATURES, Row, Run
 
 
 def features(facts: Facts) -> Section | None:
@@ -20,7 +20,7 @@ def features(facts: Facts) -> Section | None:
 
 
 def _note(run: Run) -> dict[str, Any] | None:
-    path = run.folder / "features.json"
+    path = run.folder / FEATURES
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -62,4 +62,9 @@ def _saved(run: Run, stored: list[Row]) -> float:
     an_epoch = {
         trial: one["images_an_epoch"] * one["prefix_ms_per_image"] / 1000 for one in stored for trial in one["trials"]
     }
-    return sum(an_epoch.get(row["trial"], 0.0) for row in run.epochs if row.get("cached"))
+    return sum(an_epoch.get(row["trial"], 0.0) for row in run.epochs if _read(row))
+
+
+def _read(row: Row) -> bool:
+    """Whether the epoch read stored features, and was not another trial's."""
+    return bool(row.get("cached")) and not row.get("shared")

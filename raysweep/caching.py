@@ -71,10 +71,13 @@ def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
     """A decision for every cut of the sweep, in the order of its trials."""
     settings = recipe.features
     by_cut: dict[Any, list[tuple[str, Trial]]] = {}
+    epochs: dict[Any, dict[tuple[str, ...], int]] = {}
     for one in planned:
         for phase in shared_phases(one.config):
-            by_cut.setdefault(cut_key(phase), []).append((one.trial, phase))
-    found = [_weigh(pairs, settings) for pairs in by_cut.values()]
+            cut = cut_key(phase)
+            by_cut.setdefault(cut, []).append((one.trial, phase))
+            epochs.setdefault(cut, {})[_training_of(one.config, phase)] = phase.train.epochs
+    found = [_weigh(pairs, sum(epochs[cut].values()), settings) for cut, pairs in by_cut.items()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
     room = store_of(settings).room_bytes()
@@ -105,6 +108,13 @@ def shared_phases(trial: Trial) -> list[Trial]:
     return shared
 
 
+def _training_of(trial: Trial, phase: Trial) -> tuple[str, ...]:
+    """Equal for phases that are trained once: trials share what they begin with, but for their last phase."""
+    names = [one.name for one in trial.phases()]
+    upto = names.index(phase.name) + 1
+    return tuple(names[:upto]) if upto < len(names) else (trial.name, phase.name)
+
+
 def group_key(trial: Trial) -> tuple[Any, ...]:
     """Equal for trials whose features one pass over the images can make."""
     return (trial.backbone, trial.model, weights_seed(trial), trial.data)
@@ -119,8 +129,11 @@ def _changed(one: Decision, store: bool, reason: str) -> Decision:
     return replace(one, store=store, reason=reason)
 
 
-def _weigh(pairs: Sequence[tuple[str, Trial]], settings: Features) -> Decision:
-    """What storing one cut costs and saves, room left out of account; `pairs` are trials' names and phases."""
+def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) -> Decision:
+    """What storing one cut costs and saves, room left out of account.
+
+    `pairs` are trials' names and phases that train at the cut, `epochs` all that they train for.
+    """
     phases = [phase for _, phase in pairs]
     first = phases[0]
     shape = datasets.shape(first.data)
@@ -129,7 +142,7 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], settings: Features) -> Decision:
     counts = {"train": shape.train, "val": shape.val}
     computed = sum(counts[split] for split, _ in views_of(first))
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
-    read = sum(phase.train.epochs for phase in phases) * an_epoch
+    read = epochs * an_epoch
     size = cut.numbers_per_image * np.dtype(STORED_AS[settings.dtype]).itemsize
     rates = measured_rates(settings)
     fits = computed * size < psutil.virtual_memory().available / 2

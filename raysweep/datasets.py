@@ -18,6 +18,7 @@ Only CIFAR is unpickled, by torchvision, after its MD5 sums were verified.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
@@ -358,13 +359,17 @@ def _in_memory(images: np.ndarray, labels: np.ndarray, class_names: tuple[str, .
 
 
 def _load_digits() -> _Pool:
-    """scikit-learn's 1,797 handwritten digits, 8×8, values 0..16 brought to 0..255."""
-    from sklearn.datasets import load_digits
+    """scikit-learn's 1,797 handwritten digits, 8×8, values 0..16 brought to 0..255.
 
-    digits = load_digits()
-    gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
-    images = np.repeat(gray[:, None], 3, axis=1)
-    return _in_memory(images, digits.target.astype(np.int64), tuple(str(name) for name in digits.target_names))
+    As `sklearn.datasets.load_digits` reads them, but without importing scikit-learn: that
+    would take each lane a second and tens of megabytes.
+    """
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    pixels, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    gray = np.rint(pixels * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
+    return _in_memory(np.repeat(gray[:, None], 3, axis=1), labels, tuple("0123456789"))
 
 
 def _fake_counts(data: Data) -> tuple[int, dict[str, int]]:

@@ -64,8 +64,8 @@ def refit(config: dict[str, Any], workers: int, storage: Path) -> tuple[dict[str
 def _loop(config: dict[str, Any]) -> None:
     import tempfile
 
+    import numpy as np
     import torch
-    from sklearn.metrics import confusion_matrix
     from torch.nn import functional as F
 
     from raysweep import export, predictions
@@ -89,7 +89,8 @@ def _loop(config: dict[str, Any]) -> None:
         best[:, own] = torch.stack(scores.softmax(1).max(1)).double()
         probabilities, predicted = here.sum(best).numpy()
         truth, predicted = test.labels.numpy(), predicted.astype(int)
-        confusion = confusion_matrix(truth, predicted, labels=range(len(dataset.class_names)))
+        classes = len(dataset.class_names)
+        confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if here.rank == 0:

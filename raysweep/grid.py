@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,12 +17,16 @@ from typing import Any
 
 import click
 
+from raysweep.ledger import RunFolderError
 from raysweep.recipe import Recipe, RecipeError, load, preset_names
+from raysweep.startup import leave, quick_imports
 
 PLAN_FIELDS = (
     "trial", "backbone", "depth", "lr", "seed", "trainable_tensors", "trainable_parameters", "total_parameters",
     "first_trainable", "layers", "network_layers", "epochs_planned", "image_size", "batch_norm", "weights", "head",
 )  # fmt: skip
+
+INTERRUPTED = 130
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,9 +67,10 @@ def main(
             return
         status = _sweep(recipe, run_dir, address)
     except RecipeError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        sys.exit(2)
+        status = _refuse(error)
+    except KeyboardInterrupt:
+        click.echo("interrupted before anything was trained", err=True)
+        status = INTERRUPTED
     sys.exit(status)
 
 
@@ -143,31 +149,56 @@ def _print_columns(table: Sequence[Sequence[str]]) -> None:
 def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
     """Run a sweep and its report; returns the exit status."""
     folder = run_dir or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    from raysweep import sweep
-    from raysweep.ledger import RunFolderError
-    from raysweep.plan import plan
+    from raysweep.cluster import Cluster
 
-    try:
-        outcome = sweep.run(recipe, plan(recipe), folder, command=_command(), address=address)
-    except RunFolderError as error:
-        raise RecipeError(f"--run-dir: {error}") from None
-    from analysis import report
+    with Cluster(recipe, address) as cluster:  # Ray starts now, beside the imports and the plan
+        try:
+            with quick_imports():
+                from raysweep import sweep
+                from raysweep.plan import plan
 
+                planned = plan(recipe)  # imports the libraries of its networks
+            outcome = sweep.run(recipe, planned, folder, _command(), cluster)
+        except RunFolderError as error:
+            return _refuse(RecipeError(f"--run-dir: {error}"))
+        except RecipeError as error:
+            return _refuse(error)  # said before Ray, half started, is stopped
+        return _answer(folder, outcome.interrupted, outcome.problem)
+
+
+def _answer(folder: Path, interrupted: bool, problem: str) -> int:
+    with quick_imports():
+        from analysis import report
     page = report.build(folder)
-    if outcome.interrupted:
+    if interrupted:
         click.echo(f"interrupted; what there was is in {page}", err=True)
-        return 130
+        return INTERRUPTED
     click.echo(report.answer(folder))
     click.echo(f"report: {page}")
-    if outcome.problem:
-        click.echo(f"error: {outcome.problem}", err=True)
+    if problem:
+        click.echo(f"error: {problem}", err=True)
         return 1
     return 0
+
+
+def _refuse(error: RecipeError) -> int:
+    for problem in error.problems:
+        click.echo(f"error: {problem}", err=True)
+    return 2
 
 
 def _command() -> str:
     return shlex.join(["python", "-m", "raysweep.grid", *sys.argv[1:]])
 
 
+def _process() -> None:
+    """The command as a process of its own, which SIGTERM interrupts as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
 if __name__ == "__main__":
-    main()
+    _process()

@@ -24,6 +24,9 @@ State = Literal["planned", "running", "finished", "stopped", "failed", "interrup
 """planned → running → finished (all its epochs, or out of patience) | stopped (by ASHA)
 | failed (an error) | interrupted (the sweep ended first)."""
 
+FEATURES = "features.json"
+"""What the trials share: decisions, what was made (see `precompute.record`)."""
+
 
 class RunFolderError(OSError):
     """A run folder that cannot be used as asked."""

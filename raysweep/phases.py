@@ -14,9 +14,11 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -55,15 +57,19 @@ class Fit:
     def rows(self) -> Iterator[Row]:
         """Train, yielding a row after every epoch; epochs are counted through all phases."""
         state: dict[str, Tensor] = {}
-        epoch, phases = 1, self.trial.phases()
+        epoch, phases = 0, self.trial.phases()
         for index, phase in enumerate(phases):
-            if index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None:
-                rows, state = self._shared(phases[: index + 1], state, epoch)
-                yield from rows
+            rows: Iterable[Row]
+            shared = index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None
+            if shared:
+                rows, state = self._shared(phases[: index + 1], state, epoch + 1)
             else:
-                yield from self._phase(phase, index + 1, state, epoch)
+                rows = self._phase(phase, index + 1, state, epoch + 1)
+            for row in rows:
+                epoch = row["epoch"]  # a phase may run out of patience before its last
+                yield row
+            if not shared:
                 state = self._trained(state)
-            epoch += phase.train.epochs
 
     def _phase(self, phase: Trial, number: int, state: dict[str, Tensor], first_epoch: int) -> Iterator[Row]:
         self.parts = assembly.assemble(phase, self.world.device, state)
@@ -156,21 +162,20 @@ class Fit:
             return rows, trained
 
 
-def shorten(trial: Trial, epochs: int) -> Trial:
-    """The trial with at most so many epochs over all its phases, cut at the end."""
+def shorten(trial: Trial, rows: Sequence[Row]) -> Trial:
+    """The trial with as many epochs in each phase as there are rows of it."""
+    counts = Counter(row["phase"] for row in rows)
     if not trial.train.phases:
-        return trial.model_copy(update={"train": trial.train.model_copy(update={"epochs": epochs})})
-    kept, left = [], epochs
-    for phase, one in zip(trial.train.phases, trial.phases(), strict=True):
-        take = min(left, one.train.epochs)
-        if take:
-            kept.append(phase.model_copy(update={"epochs": take}))
-        left -= take
-    return trial.model_copy(update={"train": trial.train.model_copy(update={"phases": tuple(kept)})})
+        change: dict[str, Any] = {"epochs": counts.total()}
+    else:
+        phases = enumerate(trial.train.phases, start=1)
+        change = {"phases": tuple(one.model_copy(update={"epochs": n}) for at, one in phases if (n := counts[at]))}
+    return trial.model_copy(update={"train": trial.train.model_copy(update=change)})
 
 
-def kept_epoch(rows: Sequence[Row], keep: str) -> int:
-    """The epoch that a trial counts with: its last, or that of the lowest validation loss."""
+def kept(rows: Sequence[Row], keep: str) -> list[Row]:
+    """The rows up to the epoch that a trial counts with: its last, or that of the lowest validation loss."""
     if keep == "last":
-        return max(row["epoch"] for row in rows)
-    return min(rows, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)["epoch"]
+        return list(rows)
+    best = min(rows, key=lambda row: row["val_loss"] if math.isfinite(row["val_loss"]) else math.inf)
+    return [row for row in rows if row["epoch"] <= best["epoch"]]

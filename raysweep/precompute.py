@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raysweep import assembly
 from raysweep.assembly import Shard
 from raysweep.caching import Decision, group_key
+from raysweep.cluster import Cluster
 from raysweep.features import Spec
 from raysweep.plan import Planned
 from raysweep.progress import Display
@@ -51,11 +52,9 @@ def make(
     planned: Sequence[Planned],
     decisions: Sequence[Decision],
     recipe: Recipe,
-    lanes: int,
-    gpus: float | None,
+    where: Cluster,
     display: Display,
-    everywhere: bool = False,
-    stop: threading.Event | None = None,
+    stop: threading.Event,
 ) -> list[Made]:
     """Make the features that were decided on.
 
@@ -63,12 +62,12 @@ def make(
         planned: the trials.
         decisions: which cuts to store.
         recipe: the sweep.
-        lanes: how many shards to compute at a time.
-        gpus: of a Ray task; None computes in threads of this process, without Ray.
+        where: how many shards to compute at a time, and with what; on a cluster by every node that has room.
         display: told of the progress.
-        everywhere: on every node alive that has room, not on this one alone.
         stop: set by another thread to give up soon.
     """
+    machine = where.machine()
+    lanes, gpus = machine.lanes(recipe), machine.gpus_per_worker(recipe) if where.makes_features() else None
     chosen = {name for one in decisions if one.store for name in one.phases}
     groups: dict[Any, dict[Any, Trial]] = {}
     for one in planned:
@@ -77,11 +76,11 @@ def make(
                 groups.setdefault(group_key(phase), {}).setdefault(phase.depth, phase)
     made = []
     for trials in groups.values():
-        work = _Work(list(trials.values()), recipe.features, lanes, recipe.resources.cpus_per_worker, gpus, stop)
-        if everywhere and recipe.features.dir is None:
+        work = _Work(list(trials.values()), recipe.features, lanes, recipe.resources.cpus_per_worker, gpus)
+        if where.address is not None and recipe.features.dir is None:
             made.extend(_on_every_node(work))
         else:
-            made.append(work.run(display))
+            made.append(work.run(display, stop=stop))
     return made
 
 
@@ -95,13 +94,12 @@ class _Work:
         lanes: int,
         cpus: int,
         gpus: float | None,
-        stop: threading.Event | None,
     ) -> None:
         self.trials, self.settings, self.lanes = trials, settings, lanes
-        self.cpus, self.gpus, self.stop = cpus, gpus, stop
+        self.cpus, self.gpus = cpus, gpus
         self.images = 0
 
-    def run(self, display: Display | None = None, node: str | None = None) -> Made:
+    def run(self, display: Display | None = None, node: str | None = None, stop: threading.Event | None = None) -> Made:
         """Make what is missing; a full disk is a problem to tell of, not an error."""
         started = time.perf_counter()
         made, problem = 0, ""
@@ -113,7 +111,7 @@ class _Work:
             made = assembly.make_features(
                 self.trials,
                 self.settings,
-                lambda shards, files: self._compute(shards, files, display, node),
+                lambda shards, files: self._compute(shards, files, display, node, stop),
                 size,
             )
         except OSError as error:
@@ -122,15 +120,22 @@ class _Work:
         name = self.trials[0].backbone
         return Made(name, len(self.trials), self.images, made / 2**20, seconds, self.lanes, problem)
 
-    def _compute(self, shards: list[Shard], files: dict[Spec, Path], display: Display | None, node: str | None) -> None:
+    def _compute(
+        self,
+        shards: list[Shard],
+        files: dict[Spec, Path],
+        display: Display | None,
+        node: str | None,
+        stop: threading.Event | None,
+    ) -> None:
         total = sum(end - start for *_, start, end in shards)
-        counts = self._in_threads(shards, files) if self.gpus is None else self._on_ray(shards, files, node)
+        counts = self._in_threads(shards, files, stop) if self.gpus is None else self._on_ray(shards, files, node)
         for count in counts:
             self.images += count
             if display:
                 display.features(self.images, total)
 
-    def _in_threads(self, shards: list[Shard], files: dict[Spec, Path]) -> Iterator[int]:
+    def _in_threads(self, shards: list[Shard], files: dict[Spec, Path], stop: threading.Event | None) -> Iterator[int]:
         import torch
 
         cpu = torch.device("cpu")
@@ -142,8 +147,8 @@ class _Work:
             waiting = [pool.submit(assembly.compute_shard, self.trials[0], shard, files, cpu) for shard in shards]
             try:
                 for ready in as_completed(waiting):
-                    if self.stop is not None and self.stop.is_set():
-                        raise InterruptedError("the sweep was interrupted")
+                    if stop is not None and stop.is_set():
+                        raise CancelledError("the sweep was interrupted")
                     yield ready.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -186,5 +191,16 @@ def _has_room(resources: dict[str, float], work: _Work) -> bool:
 
 
 def record(decisions: Sequence[Decision], made: Sequence[Made]) -> dict[str, Any]:
-    """What features.json holds."""
-    return {"decisions": [asdict(one) for one in decisions], "made": [asdict(one) for one in made]}
+    """What ledger.FEATURES holds; `stored` are the names of the phases that read what was stored."""
+    failed = {one.backbone for one in made if one.problem}
+    stored = {name for one in decisions if one.store and one.backbone not in failed for name in one.phases}
+    return {
+        "decisions": [asdict(one) for one in decisions],
+        "made": [asdict(one) for one in made],
+        "stored": sorted(stored),
+    }
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What ledger.FEATURES holds when there will be no features, for trials that wait for them."""
+    return {"decisions": [], "made": [], "stored": [], "error": f"{type(error).__name__}: {error}"}

@@ -7,36 +7,21 @@ them one configuration after the other. A sweep that is interrupted keeps its ro
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import re
 import shutil
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-os.environ.update(
-    {
-        # read when Ray is imported: our ledger replaces Tune's loggers, our handler its Ctrl-C; relative paths stay
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    }
-)
 
 import ray
 import ray.tune
@@ -45,12 +30,13 @@ from ray.tune.experiment import Trial as TuneTrial
 from analysis import statistics, tables
 from raysweep import assembly, audit, caching, final, ledger, precompute, trial
 from raysweep.audit import Findings
+from raysweep.cluster import Cluster, Machine
 from raysweep.datasets import Dataset
 from raysweep.ledger import Ledger
-from raysweep.phases import kept_epoch, shorten
+from raysweep.phases import kept, shorten
 from raysweep.plan import Planned, extra_axes
 from raysweep.progress import Display
-from raysweep.recipe import Recipe, RecipeError, dump
+from raysweep.recipe import Recipe, Trial, dump
 from raysweep.scheduler import StratifiedAsha
 
 REPORTED = (
@@ -69,62 +55,8 @@ REPORTED = (
 )
 SOMETIMES = ("shared", "val_by_step")
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
-MOST_FINAL_WORKERS = 8
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 """What a trial that only directs its workers occupies, so that it does not take their CPUs."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a trial may occupy."""
-
-    cpus: int
-    gpus: int
-
-    def gpus_per_worker(self, recipe: Recipe) -> float:
-        """GPUs of one worker, `auto` resolved."""
-        asked = recipe.resources.gpus_per_worker
-        return float(min(1, self.gpus)) if asked == "auto" else float(asked)
-
-    def check(self, recipe: Recipe) -> None:
-        """Raise RecipeError if a trial, or the final fit, can never be placed."""
-        asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
-        if asked.workers_per_trial > 1 and 0 < gpus < 1:
-            raise RecipeError(
-                f"resources.gpus_per_worker={gpus:g} with workers_per_trial={asked.workers_per_trial}: workers that "
-                "train together cannot share a GPU; use workers_per_trial=1, or a whole GPU a worker"
-            )
-        for field, workers in (
-            ("resources.workers_per_trial", asked.workers_per_trial),
-            ("final.workers", recipe.final.workers),
-        ):
-            need = (workers or 1) * asked.cpus_per_worker
-            if need > self.cpus:
-                raise RecipeError(
-                    f"{field}={workers} with resources.cpus_per_worker={asked.cpus_per_worker} needs {need} CPUs, but "
-                    f"there are {self.cpus}; ask for fewer, or run on a cluster with --address"
-                )
-            if (workers or 1) * gpus > self.gpus:
-                raise RecipeError(
-                    f"{field}={workers} with resources.gpus_per_worker={gpus:g} needs {(workers or 1) * gpus:g} GPUs, "
-                    f"but there are {self.gpus}; ask for fewer, or set resources.gpus_per_worker=0"
-                )
-
-    def lanes(self, recipe: Recipe) -> int:
-        """How many trials run at a time."""
-        asked, gpus = recipe.resources, self.gpus_per_worker(recipe)
-        fit = self.cpus // (asked.workers_per_trial * asked.cpus_per_worker)
-        if gpus:
-            fit = min(fit, int(self.gpus / (asked.workers_per_trial * gpus)))
-        return max(1, min(fit, asked.max_concurrent or fit))
-
-    def final_workers(self, recipe: Recipe) -> int:
-        """Ranks of the final fit."""
-        if recipe.final.workers:
-            return recipe.final.workers
-        gpus = self.gpus_per_worker(recipe)
-        by_cpu = self.cpus // recipe.resources.cpus_per_worker
-        return max(1, min(MOST_FINAL_WORKERS, int(self.gpus // max(1, gpus)) if gpus else by_cpu, by_cpu))
 
 
 @dataclass(frozen=True)
@@ -137,15 +69,7 @@ class Outcome:
     """Why there is no final model, if something went wrong."""
 
 
-def this_machine() -> Machine:
-    """CPUs and GPUs that this process may use."""
-    import torch
-
-    return Machine(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-                   torch.cuda.device_count())  # fmt: skip
-
-
-def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, address: str | None = None) -> Outcome:
+def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, where: Cluster) -> Outcome:
     """Run a sweep into its folder.
 
     Args:
@@ -153,14 +77,14 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         planned: its trials (see `plan.plan`).
         folder: the run folder, new or empty.
         command: the command line, for the record.
-        address: of a Ray cluster; a local one is started when None.
+        where: it runs; Ray is told to stop at the end.
 
     Raises:
-        RecipeError: the machine cannot place a trial.
+        RecipeError: a trial that can never be placed, or no cluster.
         RunFolderError: the folder is in use or holds a run.
     """
-    if address is None:
-        this_machine().check(recipe)
+    machine = where.machine()
+    machine.check(recipe)
     dataset, findings = _examine(planned)
     axes = extra_axes(recipe)
     columns = [one.columns(axes) for one in planned]
@@ -169,21 +93,24 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         for row in columns:
             book.trial(state="planned", **row)
         display.say(f"{len(planned)} trials → {folder}")
-        audit.write(folder, findings, dataset)
+
+        def make(stop: threading.Event) -> list[str]:
+            stored = _make_features(recipe, planned, folder, display, where, stop)
+            audit.write(folder, findings, dataset)  # draws: not where Ctrl-C could cut an import of matplotlib in two
+            return stored
+
         try:
-            with (
-                _features_while(recipe, planned, folder, display, address) as stored,
-                cluster(recipe, folder, address) as machine,
-            ):
-                machine.check(recipe)
-                given = _Given(recipe, machine, folder, stored(machine), list(findings.duplicated_test))
-                assembly.forget()
+            with _beside(make, first=where.makes_features()) as stored:
+                given = _Given(recipe, machine, folder, stored, list(findings.duplicated_test))
+                where.wait()
                 _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
-                problem = _run_final(recipe, planned, machine, given, display)
+            problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
             for name in display.running:
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
             return Outcome(folder, interrupted=True)
+        finally:
+            where.stop(folder)
     return Outcome(folder, problem=problem)
 
 
@@ -209,48 +136,6 @@ def about(recipe: Recipe, command: str) -> dict[str, Any]:
         "command": command,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-@contextmanager
-def cluster(recipe: Recipe, folder: Path, address: str | None) -> Iterator[Machine]:
-    """Ray, local or at an address, and what it has; its logs are kept in the run folder."""
-    nested = recipe.resources.workers_per_trial > 1
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        here = this_machine()
-        # without the dashboard a stopped trial would keep the resources of its workers
-        with _uninterrupted():
-            ray.init("local", num_cpus=here.cpus, num_gpus=here.gpus, include_dashboard=nested, **quiet)
-    else:
-        ray.init(address, **quiet)
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's error is in its row
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
-    try:
-        total = ray.cluster_resources()
-        yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
-    finally:
-        ray.shutdown()
-        if address is None:
-            with suppress(OSError, shutil.Error):
-                shutil.copytree(logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ray start to its end although Ctrl-C is pressed, then stop it: half started, it would leave processes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        ray.shutdown()
-        raise KeyboardInterrupt
 
 
 class _Recorder(ray.tune.Callback):
@@ -312,8 +197,8 @@ class _Given:
     recipe: Recipe
     machine: Machine
     folder: Path
-    stored: frozenset[str]
-    """Names of the phases that read stored features."""
+    stored: list[str] | None
+    """Names of the phases that read stored features; None while they are made."""
     duplicated_test: list[int]
     """Positions of test images that have a copy in train or val."""
 
@@ -332,52 +217,41 @@ class _Given:
             "storage": str(self.storage),
             "duplicated_test": self.duplicated_test,
             "features": self.recipe.features.model_dump(mode="json"),
-            "stored": sorted({phase.name for phase in one.config.phases()} & self.stored),
+            "stored": self.stored,
+            "stored_later": str((self.folder / ledger.FEATURES).resolve()),
         }
 
 
 @contextmanager
-def _features_while(
-    recipe: Recipe, planned: Sequence[Planned], folder: Path, display: Display, address: str | None
-) -> Iterator[Callable[[Machine], frozenset[str]]]:
-    """Compute what the trials share: on a machine without GPUs at once, while Ray starts.
+def _beside(make: Callable[[threading.Event], list[str]], first: bool) -> Iterator[list[str] | None]:
+    """Make features before the block (`first`), yielding what it returns, or in a thread beside it, yielding None.
 
-    Yields a function that waits for it and returns the names of the trials that read it.
+    The event is set when the block ends.
     """
-    here = this_machine()
-    if address is not None or here.gpus_per_worker(recipe):
-        yield lambda machine: _make_features(
-            recipe,
-            planned,
-            folder,
-            display,
-            machine.lanes(recipe),
-            machine.gpus_per_worker(recipe),
-            address is not None,
-        )
+    stop = threading.Event()
+    if first:
+        yield make(stop)
         return
     with ThreadPoolExecutor(1) as side:
-        stop = threading.Event()
-        future = side.submit(_make_features, recipe, planned, folder, display, here.lanes(recipe), None, stop=stop)
+        made = side.submit(make, stop)
         try:
-            yield lambda machine: future.result()
+            yield None
+            made.result()
         finally:
             stop.set()
 
 
 def _make_features(
-    recipe: Recipe,
-    planned: Sequence[Planned],
-    folder: Path,
-    display: Display,
-    lanes: int,
-    gpus: float | None,
-    everywhere: bool = False,
-    stop: threading.Event | None = None,
-) -> frozenset[str]:
-    """Decide what to store and make it; returns the names of the trials that read it."""
-    decisions = caching.decide(planned, recipe)
-    made = precompute.make(planned, decisions, recipe, lanes, gpus, display, everywhere, stop)
+    recipe: Recipe, planned: Sequence[Planned], folder: Path, display: Display, where: Cluster, stop: threading.Event
+) -> list[str]:
+    """Decide what to store, make it and write that down; returns the names of the phases that read it."""
+    path = folder / ledger.FEATURES
+    try:
+        decisions = caching.decide(planned, recipe)
+        made = precompute.make(planned, decisions, recipe, where, display, stop)
+    except BaseException as error:
+        ledger.write_text(path, json.dumps(precompute.failure(error)))
+        raise
     for one in made:
         if one.problem:
             display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves")
@@ -386,9 +260,10 @@ def _make_features(
                 f"features: {one.backbone}, {one.cuts} cuts of {one.images:,} images "
                 f"in {one.seconds:.1f} s, {one.mebibytes:,.0f} MiB"
             )
-    ledger.write_text(folder / "features.json", json.dumps(precompute.record(decisions, made), indent=1))
-    failed = {one.backbone for one in made if one.problem}
-    return frozenset(name for one in decisions if one.store and one.backbone not in failed for name in one.phases)
+    assembly.forget()
+    record = precompute.record(decisions, made)
+    ledger.write_text(path, json.dumps(record, indent=1))
+    return record["stored"]
 
 
 def _run_trials(
@@ -419,12 +294,12 @@ def _name(tune_trial: TuneTrial) -> str:
     return tune_trial.config["given"]["name"]
 
 
-def _to_final(given: _Given, chosen: Planned, epochs: int) -> dict[str, Any]:
-    """What the final fit is given: the chosen trial for so many epochs, reading the same features."""
-    trial = shorten(chosen.config, epochs)
-    config = given.to(chosen) | {"trial": trial.model_dump(mode="json")}
-    pairs = zip(chosen.config.phases(), trial.phases(), strict=False)
-    config["stored"] = [short.name for whole, short in pairs if whole.name in given.stored]
+def _to_final(given: _Given, chosen: Planned, short: Trial) -> dict[str, Any]:
+    """What the final fit is given: the chosen trial for as many epochs as it counts with, reading the same features."""
+    config = given.to(chosen) | {"trial": short.model_dump(mode="json")}
+    stored = trial.stored_phases(config)
+    pairs = zip(chosen.config.phases(), short.phases(), strict=False)
+    config["stored"] = [brief.name for whole, brief in pairs if whole.name in stored]
     config["gpus"] = max(1.0, config["gpus"]) if config["gpus"] else 0.0  # ranks cannot share a GPU
     return config
 
@@ -457,26 +332,25 @@ def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | N
 def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, given: _Given, display: Display) -> str:
     """Refit the best configuration; returns why that could not be done, or nothing."""
     folder = given.folder
-    rows = tables.trials_table(ledger.read(folder))
-    best = statistics.best_configuration(rows) if len(rows) else None
+    trials = tables.trials_table(ledger.read(folder))
+    best = statistics.best_configuration(trials) if len(trials) else None
     if best is None:
         return "no trial came to a result"
     if not recipe.final.enabled:
         return ""
     chosen = next(one for one in planned if one.trial == best["trial"])
-    epochs = kept_epoch(
-        [row for row in ledger.read(folder).epochs if row["trial"] == chosen.trial], chosen.config.train.keep
-    )
+    rows = [row for row in ledger.read(folder).epochs if row["trial"] == chosen.trial]
+    short = shorten(chosen.config, kept(rows, chosen.config.train.keep))
     try:
         workers = machine.final_workers(recipe)
         name = f"{chosen.backbone} depth {chosen.depth_label}"
-        display.say(f"final fit: {name}, {epochs} epochs on train + val, {workers} workers")
-        result, model = final.refit(_to_final(given, chosen, epochs), workers, given.storage)
+        display.say(f"final fit: {name}, {short.epochs} epochs on train + val, {workers} workers")
+        result, model = final.refit(_to_final(given, chosen, short), workers, given.storage)
     except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
         return f"the final fit failed: {last_line(error) or type(error).__name__}"
     keys = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
     columns = chosen.columns()
-    facts = {key: columns[key] for key in keys} | {"epochs": epochs}
+    facts = {key: columns[key] for key in keys} | {"epochs": short.epochs}
     shutil.copytree(model, folder / "final", dirs_exist_ok=True)
     ledger.write_text(
         folder / "final" / "result.json", json.dumps(facts | {name: result[name] for name in final.RESULT}, indent=2)

@@ -8,7 +8,9 @@ in worker processes of its own. Rank 0's rows reach Tune either way.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,14 @@ from typing import Any
 import ray
 import ray.train
 import ray.tune
-from ray.train.torch import TorchTrainer
+
+from raysweep.startup import quick_imports
 
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
+
+POLL_S = 0.05
+"""Between looks whether the features are there."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -30,10 +36,16 @@ def run(space: dict[str, Any]) -> None:
     Args:
         space: under the key `given`: `trial` (a `recipe.Trial` as plain values), `name`, `workers`, `cpus`,
             `gpus` (of a worker), `storage` (folder for Ray Train's own files), `features`
-            (`recipe.Features` as plain values) and `stored` (names of the phases that read stored features).
+            (`recipe.Features` as plain values), `stored` (names of the phases that read stored features) and
+            `stored_later` (the file to wait for where `stored` is None).
     """
     config = space["given"]
     workers = config["workers"]
+    with quick_imports():
+        import torchvision  # noqa: F401
+        from ray.train.torch import TorchTrainer
+
+        import raysweep.phases  # noqa: F401
     if workers == 1:
         trainer = TorchTrainer(_loop, train_loop_config=config, scaling_config=ray.train.ScalingConfig(num_workers=0))
     else:
@@ -94,16 +106,35 @@ def sharing(config: dict[str, Any]) -> Any:
     from raysweep.recipe import Features
 
     features = Features.model_validate(config["features"])
-    return Sharing(features, frozenset(config["stored"]), Path(config["storage"]) / "phases")
+    return Sharing(features, frozenset(stored_phases(config)), Path(config["storage"]) / "phases")
+
+
+def stored_phases(config: dict[str, Any]) -> list[str]:
+    """Names of the phases that read stored features; waits while the sweep still makes them.
+
+    Raises:
+        RuntimeError: the features could not be made.
+    """
+    if config["stored"] is not None:
+        return config["stored"]
+    path = Path(config["stored_later"])
+    while not path.exists():
+        time.sleep(POLL_S)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if "error" in record:
+        raise RuntimeError(f"the features could not be made: {record['error']}")
+    return record["stored"]
 
 
 def _loop(config: dict[str, Any]) -> None:
     """The training loop of one rank."""
+    from raysweep import assembly
     from raysweep.phases import Fit
     from raysweep.recipe import Trial
 
     trial = Trial.model_validate(config["trial"])
     report: Report = ray.tune.report if config["workers"] == 1 else ray.train.report
+    assembly.cut_of(trial.phases()[0])  # made while the features still are, and kept
     with world(config["cpus"], config["gpus"]) as here:
         for row in Fit(trial, sharing(config), here).rows():
             report(row | {"pid": os.getpid(), "device": here.device.type})

@@ -26,10 +26,10 @@ DEFAULTS = ("pretrained", "none")
 
 def check(name: str) -> None:
     """Raise RecipeError with near matches unless `name` is a known backbone."""
-    import timm
-
     if name in SCRATCH or is_torchvision(name):
         return
+    import timm
+
     plain, _, tag = _timm_name(name).partition(".")
     if not timm.is_model(plain):
         known = [*SCRATCH, *_torchvision_names(), *timm.list_models()]

@@ -55,6 +55,22 @@ def stored(found):
 # ---- what pays ----
 
 
+def test_a_phase_that_trials_share_is_counted_once(machine):
+    """Two depths begin with the same probe of four epochs; each has two epochs at its own cut."""
+    machine(0.001)
+    recipe = Recipe.model_validate(
+        {
+            "data": {"dataset": "fake", "image_size": 32},
+            "grid": {"backbone": "small_cnn", "depth": [1, 3]},
+            "model": {"weights": "none"},
+            "train": {"epochs": 2, "phases": [{"depth": 1, "epochs": 4}, {}]},
+        }
+    )
+    found = {one.depth_label: one for one in decide(plan(recipe), recipe)}
+    assert len(found["1"].trials) == 2
+    assert found["1"].images_read == (4 + 2) * AN_EPOCH  # the probe once, and the trial whose depth is 1
+
+
 def test_saving_by_hand(machine):
     """Ten epochs of two trials at 2 ms an image, less the one pass, and reading and writing 256 bytes an image."""
     machine(0.002, memory_bytes=256e4, disk_bytes=256e3)

@@ -160,6 +160,17 @@ def test_fingerprint_follows_images_and_split():
 # ---- data made in memory ----
 
 
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    loaded, digits = datasets.load(Data(dataset="digits")), load_digits()
+    assert loaded.class_names == tuple(str(name) for name in digits.target_names)
+    for split in (loaded.train, loaded.val, loaded.test):
+        gray = split.images()[:, 0]
+        assert (gray == np.rint(digits.images[split.rows] * (255 / 16))).all()
+        assert (split.labels == digits.target[split.rows]).all()
+
+
 def test_digits_span_the_range_of_a_byte():
     loaded = datasets.load(Data(dataset="digits"))
     assert (loaded.train.pool.min(), loaded.train.pool.max()) == (0, 255)

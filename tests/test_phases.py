@@ -5,7 +5,7 @@ import torch
 
 from raysweep import assembly, phases
 from raysweep.assembly import is_cacheable
-from raysweep.phases import Fit, Sharing, kept_epoch, shorten
+from raysweep.phases import Fit, Sharing, kept, shorten
 from raysweep.recipe import Features, Recipe
 from raysweep.training import World, train
 
@@ -136,7 +136,7 @@ def test_patience_ends_a_phase_and_not_the_trial():
     """At a learning rate that moves nothing the second epoch is no better than the first."""
     trial = trial_of(epochs=5, patience=1, optimizer="sgd", phases=[{"lr": 1e-30}, {"epochs": 1}])
     rows = rows_of(trial)
-    assert [(row["phase"], row["epoch"]) for row in rows] == [(1, 1), (1, 2), (2, 6)]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [(1, 1), (1, 2), (2, 3)]
 
 
 def test_without_phases_there_is_one():
@@ -329,29 +329,37 @@ def lengths(trial):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "left"),
+    ("phases", "left"),
     [
-        (1, [("head", 1)]),
-        (2, [("head", 2)]),
-        (3, [("head", 2), (3, 1)]),
-        (5, [("head", 2), (3, 3)]),
-        (6, [("head", 2), (3, 3), ("all", 1)]),
-        (7, [("head", 2), (3, 3), ("all", 2)]),
-        (9, [("head", 2), (3, 3), ("all", 2)]),
+        ([1], [("head", 1)]),
+        ([1, 1, 2], [("head", 2), (3, 1)]),
+        ([1, 1, 2, 2, 2, 3], [("head", 2), (3, 3), ("all", 1)]),
+        ([1, 2, 2, 3, 3], [("head", 1), (3, 2), ("all", 2)]),  # the first two ran out of patience
     ],
 )
-def test_shorten(epochs, left):
-    """The last phase has the trial's two epochs."""
+def test_shorten(phases, left):
     trial = trial_of(depth="all", phases=[{"depth": "head", "epochs": 2}, {"depth": 3, "epochs": 3}, {}])
-    short = shorten(trial, epochs)
+    short = shorten(trial, [{"epoch": epoch, "phase": phase} for epoch, phase in enumerate(phases, start=1)])
     assert lengths(short) == left
-    assert short.epochs == min(epochs, 7)
+    assert short.epochs == len(phases)
     assert short.model_copy(update={"train": trial.train}) == trial
 
 
 def test_shorten_a_trial_of_one_phase():
     trial = trial_of(epochs=9)
-    assert lengths(shorten(trial, 4)) == [(1, 4)]
+    assert lengths(shorten(trial, [{"epoch": epoch, "phase": 1} for epoch in (1, 2, 3, 4)])) == [(1, 4)]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_epochs_are_counted_on_after_a_phase_ran_out_of_patience(tmp_path, shared):
+    trial = trial_of(phases=[{"depth": "head", "epochs": 9, "lr": 1e-12}, {}], patience=1)
+    sharing = Sharing(Features(cache="never"), folder=tmp_path if shared else None)
+    for _ in range(2):  # read from the folder the second time
+        rows = list(Fit(trial, sharing, World()).rows())
+        first = [row for row in rows if row["phase"] == 1]
+        assert 2 <= len(first) < 9
+        assert len(rows) > len(first)
+        assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
 
 
 def losses(*values):
@@ -369,7 +377,7 @@ def losses(*values):
         ([2.0], 1, 1),
     ],
 )
-def test_kept_epoch(values, last, best):
+def test_kept(values, last, best):
     rows = losses(*values)
-    assert kept_epoch(rows, "last") == kept_epoch(rows[::-1], "last") == last
-    assert kept_epoch(rows, "best_loss") == best
+    assert len(kept(rows, "last")) == last
+    assert len(kept(rows, "best_loss")) == best

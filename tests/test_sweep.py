@@ -454,25 +454,3 @@ def test_interrupt_of_the_final_fit(tmp_path, monkeypatch):
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_interrupt_while_ray_starts(tmp_path, monkeypatch):
-    """Ray cannot take back half a start: let it end, then shut it down."""
-    import ray
-
-    from raysweep import recipe
-    from raysweep import sweep as stages
-
-    done = []
-
-    def init(*args, **kwargs):
-        signal.raise_signal(signal.SIGINT)
-        done.append("started")
-
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda *_: done.append("shut down"))
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stages.cluster(recipe.Recipe(), tmp_path, None):
-        done.append("used")
-    assert done == ["started", "shut down"]
-    assert signal.getsignal(signal.SIGINT) is before

@@ -69,11 +69,13 @@ def test_predicted_and_measured(digits_run):
     assert "float" not in text
 
 
-def test_epochs_that_computed_the_prefix_saved_nothing(make_run):
+@pytest.mark.parametrize("mark", [{"cached": False}, {"cached": True, "shared": True}])
+def test_epochs_that_computed_the_prefix_or_were_another_trials_saved_nothing(make_run, mark):
     outcomes = digits_outcomes()
     for _, _, rows in outcomes:
         for row in rows:
-            row["cached"] = row["lr"] != 1e-3  # leaves the two trials of 3 epochs
+            if row["lr"] == 1e-3:  # leaves the two trials of 3 epochs
+                row |= mark
     text = features_section.features(note(make_run(outcomes))).text
     assert "would have taken 22 s to compute." in text  # 6 × 1,800 × 2 ms = 21.6 s
 
