@@ -137,7 +137,10 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | No
 
 @_styled
 def learning_curves(epochs: pd.DataFrame) -> Figure:
-    """Validation (solid) and train accuracy (dashed), in %, by epoch; a panel for each depth, a colour for each lr."""
+    """Validation (solid) and train accuracy (dashed), in %, by epoch; a panel for each depth, a colour for each lr.
+
+    Validation measured within an epoch has points of its own; dotted verticals part the phases.
+    """
     epochs = with_series(epochs)
     order = list(epochs["series"].unique())
     groups = epochs.sort_values("layers", kind="stable").groupby(["series", "depth_label"], sort=False)
@@ -155,6 +158,8 @@ def learning_curves(epochs: pd.DataFrame) -> Figure:
         axes.label_outer()
     keys = [_key(f"lr {wording.rate(lr)}", color=colour, lw=3) for lr, colour in colours.items()]
     keys += [_key("validation", color="0.3"), _key("train", color="0.3", ls="--")]
+    if (epochs.groupby(["run", "trial"])["phase"].nunique() > 1).any():
+        keys.append(_key("next phase", color="0.6", lw=1, ls=":"))
     keys += _loose_keys(epochs.groupby(["run", "trial"]).last())
     _legend(figure, keys, columns=4 if len(colours) > 3 else None)
     return figure
@@ -351,7 +356,12 @@ def _panels(count: int, height: float, columns: int = 4) -> tuple[Figure, list[A
 
 
 def _draw_curve(axes: Axes, trial: pd.DataFrame, colour: Any) -> None:
-    axes.plot(trial["epoch"], 100 * trial["val_accuracy"], ".-", color=colour, lw=1.6, ms=5)
+    within = [one for some in trial["val_by_step"] if isinstance(some, list) for one in some]
+    points = pd.concat([trial[["epoch", "val_accuracy"]], pd.DataFrame(within, columns=["epoch", "val_accuracy"])])
+    points = points.astype(float).drop_duplicates("epoch").sort_values("epoch")
+    axes.plot(points["epoch"], 100 * points["val_accuracy"], ".-", color=colour, lw=1.6, ms=5)
+    for end in trial.groupby("phase")["epoch"].max().sort_values().iloc[:-1]:
+        axes.axvline(end + 0.5, color="0.6", lw=1, ls=":", zorder=0)
     axes.plot(trial["epoch"], 100 * trial["train_accuracy"], "--", color=colour, lw=1.2, alpha=0.8)
     last = trial.iloc[-1]
     if last["state"] != "finished":

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import wording
-from analysis.tables import COLUMNS
+from analysis.tables import BY_EPOCH, COLUMNS
 
 SEEDS, IMAGES = "seeds", "validation images"
 """Where a standard error comes from: the column `error_from`."""
@@ -36,16 +36,17 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_series(trials: pd.DataFrame) -> pd.DataFrame:
-    """The table with a column `series`: the backbone, then `axis=value` for axes that vary among its trials."""
+    """The table with a column `series`: the backbone, then (`axis=value`, …) of axes that vary among its trials."""
     if "series" in trials.columns:
         return trials  # of a part of the trials, an axis may vary less: names stay what they are in the whole
-    extra = [column for column in trials.columns if column not in (*COLUMNS, "epoch")]
-    names = trials["backbone"].astype(str)
+    extra = [column for column in trials.columns if column not in (*COLUMNS, *BY_EPOCH)]
+    labels = pd.Series("", trials.index)
     for axis in extra:
         varies = trials.groupby("backbone")[axis].transform("nunique") > 1
         label = ", " + axis + "=" + trials[axis].map(wording.setting).astype(str)
-        names = names + label.where(varies & trials[axis].notna(), "")
-    return trials.assign(series=names)
+        labels = labels + label.where(varies & trials[axis].notna(), "")
+    names = trials["backbone"].astype(str)
+    return trials.assign(series=names.where(labels == "", names + " (" + labels.str.removeprefix(", ") + ")"))
 
 
 def configurations(trials: pd.DataFrame) -> pd.DataFrame:

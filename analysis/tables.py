@@ -25,8 +25,12 @@ AXES = (
     *("momentum", "schedule", "step_epochs", "step_gamma", "label_smoothing", "clip_norm", "autocast", "patience"),
 )
 """Names that are an axis of the grid wherever a row carries them; others come from a planned row's `axes`."""
+NULL = "null"
+"""How a table holds an axis's null, which is a value as any other; an empty cell is an axis that the trial lacks."""
 PROGRESS = ("state", "epochs_planned", "epochs_completed", "stopped_early")
 OUTCOME = (*SCORES, "gap", "best_epoch", "best_val_accuracy", "seconds", "error")
+BY_EPOCH = ("epoch", "phase", "val_by_step")
+"""What the epochs table has beside scores and seconds, and the trials table has not."""
 COLUMNS = (*CONFIG, *PROGRESS, *OUTCOME, *FACTS)
 """Columns of the trials table; beside these it has `run` and one for each extra axis."""
 TEXT = ("trial", "backbone", "depth", "depth_label", "state", "error", "stopped_early", "cached")
@@ -36,11 +40,12 @@ def epochs_table(run: Run) -> pd.DataFrame:
     """One row per (trial, epoch), in order of epochs, with the trial's state beside each.
 
     An epoch that was run twice, after a resume, counts as it was the second time.
-    `seconds` are those of the epoch, accuracies fractions.
+    `seconds` are those of the epoch, accuracies fractions. `val_by_step` is what was measured within the epoch:
+    a list of mappings with `epoch` (a fraction of epochs in all), `val_loss` and `val_accuracy`; or NaN.
     """
     trials = trials_table(run)
     rows = [row for history in _histories(run).values() for row in history]
-    scores = pd.DataFrame(rows, columns=["trial", "epoch", *SCORES, "seconds"])
+    scores = pd.DataFrame(rows, columns=["trial", *BY_EPOCH, *SCORES, "seconds"])
     labels = trials.drop(columns=[*OUTCOME, "depth"])
     return labels.merge(scores, on="trial", how="inner")
 
@@ -87,7 +92,7 @@ def _trial(note: Row, history: list[Row]) -> Row:
     axes = note.get("axes") or {}
     row = note | axes | last
     row = {key: row[key] for key in row if key in COLUMNS} | {
-        key: _plain(row[key]) for key in row if key in axes or key in AXES
+        key: NULL if row[key] is None and key in axes else _plain(row[key]) for key in row if key in axes or key in AXES
     }
     planned, done = row.get("epochs_planned"), len(history)
     state = _state(note.get("state"), complete=planned is not None and done >= planned)

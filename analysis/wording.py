@@ -99,7 +99,7 @@ def instruction(group: Group) -> str:
     if isinstance(depth, list | tuple):
         return f"Fine-tune only {', '.join(map(str, depth))} of {network} ({layers})"
     if str(depth) == "1":
-        return f"Train only the last layer of {network}, its classifier,"
+        return f"Train only the classifier of {network}"
     if str(depth).isdigit():
         return f"Fine-tune the last {depth} layers of {network}"
     return f"Fine-tune {network} from {depth} to the output ({layers})"

@@ -10,6 +10,7 @@ import json
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,8 @@ from raysweep.startup import leave, quick_imports
 
 PLAN_FIELDS = (
     "trial", "backbone", "depth", "lr", "seed", "trainable_tensors", "trainable_parameters", "total_parameters",
-    "first_trainable", "layers", "network_layers", "epochs_planned", "image_size", "batch_norm", "weights", "head",
+    "first_trainable", "layers", "network_layers", "epochs_planned", "phases", "image_size", "batch_norm", "weights",
+    "head",
 )  # fmt: skip
 
 INTERRUPTED = 130
@@ -102,13 +104,14 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
         click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features}))
         return
     header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
-    groups: dict[tuple[Any, ...], int] = {}
-    for row in rows:
-        key = (row["backbone"], row["depth_label"], row["layers"], row["first_trainable"], row["trainable_tensors"],
-               row["trainable_parameters"], row["total_parameters"])  # fmt: skip
-        groups[key] = groups.get(key, 0) + 1
+    groups = Counter(
+        (row["backbone"], row["depth_label"], row["layers"], row["first_trainable"], row["trainable_tensors"],
+         row["trainable_parameters"], row["total_parameters"]) for row in rows
+    )  # fmt: skip
     table = [header, *((f"{cell:,}" if isinstance(cell, int) else cell for cell in (*k, n)) for k, n in groups.items())]
     _print_columns([tuple(line) for line in table])
+    for phases, number in Counter(row["phases"] for row in rows if row["phases"]).items():
+        click.echo(f"{number} trials in phases: {phases}")
     click.echo()
     _show_features(decisions)
     epochs = sum(row["epochs_planned"] for row in rows)

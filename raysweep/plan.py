@@ -34,6 +34,8 @@ class Planned:
     first_trainable: str
     """The layer farthest from the output that trains."""
     epochs_planned: int
+    phases: str
+    """In words (`Trial.phases_label`)."""
 
     def columns(self, axes: Sequence[str] = ()) -> dict[str, Any]:
         """The trial as columns of a table: its settings, and its values on further axes of the grid."""
@@ -41,7 +43,8 @@ class Planned:
         columns["depth"] = list(self.depth) if isinstance(self.depth, tuple) else self.depth
         data, model, train = (getattr(self.config, part).model_dump(mode="json") for part in ("data", "model", "train"))
         head = self.config.model.head.label
-        further = {axis: (data | model | {"head": head} | train)[axis] for axis in axes}
+        values = data | model | {"head": head} | train | {"phases": self.phases or None}
+        further = {axis: values[axis] for axis in axes}
         return columns | {
             "image_size": data["image_size"],
             "batch_norm": model["batch_norm"],
@@ -107,6 +110,7 @@ def _planned(trial: Trial) -> Planned:
         total_parameters=sum(sizes.values()),
         first_trainable=trained[0].name,
         epochs_planned=trial.epochs,
+        phases=trial.phases_label,
     )
 
 

@@ -65,9 +65,9 @@ class Display:
 
     def _line(self, trial: str, state: str, reason: str) -> str:
         columns, row = self.trials[trial], self.last.get(trial)
-        text = (
-            f"{columns['backbone']} depth {columns['depth_label']} lr {columns['lr']:g} seed {columns['seed']}: {state}"
-        )
+        axes = "".join(f" {axis}={value}" for axis, value in columns.get("axes", {}).items())
+        place = f"{columns['backbone']} depth {columns['depth_label']}{axes}"
+        text = f"{place} lr {columns['lr']:g} seed {columns['seed']}: {state}"
         if row:
             text += f" after epoch {row['epoch']}/{columns['epochs_planned']}, val accuracy {row['val_accuracy']:.4f}"
         return f"{text} ({reason})" if reason else text

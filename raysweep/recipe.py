@@ -395,6 +395,17 @@ class Trial(Frozen):
         return self.model_copy(update={"depth": phase.depth or self.depth, "lr": phase.lr or self.lr, "train": train})
 
     @property
+    def phases_label(self) -> str:
+        """The phases in words, such as `head for 3 epochs, then layer3 for 5 epochs (lr=1e-05)`; empty without any."""
+        words = []
+        for phase, one in zip(self.train.phases, self.phases(), strict=False):
+            more = [f"{key}={value}" for key, value in phase if value is not None and key not in ("depth", "epochs")]
+            ends = f" ({', '.join(more)})" if more else ""
+            epochs = f"{one.train.epochs} epoch{'' if one.train.epochs == 1 else 's'}"
+            words.append(f"{depth_label(one.depth)} for {epochs}{ends}")
+        return ", then ".join(words)
+
+    @property
     def epochs(self) -> int:
         """Epochs of all phases together."""
         return sum(one.train.epochs for one in self.phases())

@@ -115,13 +115,15 @@ def train(
         set_modes(suffix, batch_norm)
         loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
         between: list[dict[str, float]] = []
-        for batch, flips in _batches(len(training.labels), settings.batch_size, seed, epoch, flip):
+        batches = -(-len(training.labels) // settings.batch_size)
+        for number, (batch, flips) in enumerate(_batches(len(training.labels), settings.batch_size, seed, epoch, flip)):
             with _synchronised_batch_norm(world):
                 loss_sum += _step(model, trained, training, batch, flips, settings, optimizer, scaler, world)
             steps += 1
             if validation is not None and settings.validate_every_steps and steps % settings.validate_every_steps == 0:
                 loss, accuracy = evaluate(suffix, validation, settings, world)
-                between.append({"step": steps, "val_loss": loss, "val_accuracy": accuracy})
+                at = epoch - 1 + (number + 1) / batches
+                between.append({"step": steps, "epoch": at, "val_loss": loss, "val_accuracy": accuracy})
                 set_modes(suffix, batch_norm)
         schedule.step()
         train_loss = float(world.sum(loss_sum)) / len(training.labels)

@@ -33,6 +33,12 @@ def test_plan():
     assert total == "4 trials, at most 24 epochs in all; nothing was trained or fetched"
 
 
+def test_plan_tells_phases():
+    result = call(*SMALL, "--plan", "train.phases=[{depth: 1, epochs: 2}, {}]")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "1 trials in phases: 1 for 2 epochs, then all for 6 epochs" in result.output
+
+
 def test_plan_as_json():
     result = call(*SMALL, "--plan", "--json", "name=mine")
     answer = json.loads(result.output)

@@ -312,7 +312,9 @@ def test_validation_between_epochs(backbone):
     assert [[one["step"] for one in row["val_by_step"]] for row in rows] == [[2], [4, 6]]
     assert without(rows, "val_by_step") == plain
     assert 2 * STEPS == 6  # the last step of the second epoch: the same network is measured twice
-    assert rows[1]["val_by_step"][1] == {"step": 6} | {key: rows[1][key] for key in ("val_loss", "val_accuracy")}
+    assert rows[1]["val_by_step"][1] == {"step": 6, "epoch": 2.0} | {
+        key: rows[1][key] for key in ("val_loss", "val_accuracy")
+    }
     assert rows[0]["val_by_step"][0]["val_loss"] != rows[0]["val_loss"]
 
 

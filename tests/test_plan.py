@@ -90,6 +90,13 @@ def test_columns():
     assert "config" not in columns
 
 
+def test_phases_as_an_axis_are_told_in_words():
+    phases = [[], [{"depth": 1, "epochs": 2}, {}]]
+    sweep = recipe({"backbone": "small_cnn", "depth": "all", "weights": "none", "phases": phases})
+    labels = [one.columns(extra_axes(sweep))["axes"]["phases"] for one in plan(sweep)]
+    assert labels == [None, "1 for 2 epochs, then all for 10 epochs"]
+
+
 def test_quickstart():
     planned = plan(load())
     assert len(planned) == len({one.trial for one in planned}) == 5 * 2 * 2 + 2 * 2

@@ -38,6 +38,13 @@ def test_piped_output_is_a_line_for_each_trial(display):
     assert "\x1b" not in out.getvalue()
 
 
+def test_a_line_tells_the_grids_other_axes(display):
+    shown, out = display()
+    shown.trials["a"]["axes"] = {"head": "mlp", "patience": None}
+    shown.end("a", "finished")
+    assert out.getvalue() == "[1/2] resnet18 depth 3 head=mlp patience=None lr 0.001 seed 0: finished\n"
+
+
 def test_long_lines_are_not_broken(display):
     shown, out = display()
     shown.say("x" * 300)

@@ -455,3 +455,14 @@ def test_near(name, hint):
 
 def test_block_is_usable_from_python():
     assert Recipe(grid=(Block(depth=(2,)),)).trials()[0].depth == 2
+
+
+def test_phases_in_words():
+    grid = {"backbone": "small_cnn", "depth": "all"}
+    phases = [{"depth": "head", "epochs": 1, "lr": 1e-3}, {"depth": ["stem", "head"]}, {"optimizer": "sgd"}]
+    (trial,) = Recipe.model_validate({"grid": grid, "train": {"epochs": 4, "phases": phases}}).trials()
+    assert trial.phases_label == (
+        "head for 1 epoch (lr=0.001), then stem+head for 4 epochs, then all for 4 epochs (optimizer=sgd)"
+    )
+    (plain,) = Recipe.model_validate({"grid": grid}).trials()
+    assert plain.phases_label == ""

@@ -75,7 +75,7 @@ def test_epochs_that_computed_the_prefix_or_were_another_trials_saved_nothing(ma
     for _, _, rows in outcomes:
         for row in rows:
             if row["lr"] == 1e-3:  # leaves the two trials of 3 epochs
-                row |= mark
+                row.update(mark)
     text = features_section.features(note(make_run(outcomes))).text
     assert "would have taken 22 s to compute." in text  # 6 × 1,800 × 2 ms = 21.6 s
 

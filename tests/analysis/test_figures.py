@@ -33,6 +33,22 @@ def test_learning_curves_have_a_panel_for_each_depth(digits_run):
     assert titles == [f"depth {depth}" for depth in (1, 3, 9, 21, 33, "all")]
 
 
+def test_curves_show_phases_and_what_was_measured_within_an_epoch(make_run):
+    plan = planned(3)
+    rows = epoch_rows(plan, 0.9)
+    for row in rows:
+        row["phase"] = 1 if row["epoch"] <= 2 else 2
+    rows[0]["val_by_step"] = [{"step": 5, "epoch": 0.5, "val_loss": 2.0, "val_accuracy": 0.1}]
+    run = make_run([(plan, "finished", rows)])
+    (axes,) = figures.learning_curves(tables.epochs_table(run)).axes
+    validation, phase, train = axes.lines
+    assert list(validation.get_xdata()) == [0.5, *range(1, len(rows) + 1)]
+    assert validation.get_ydata()[0] == pytest.approx(10)
+    assert len(train.get_xdata()) == len(rows)
+    assert list(phase.get_xdata()) == [2.5, 2.5]
+    assert "next phase" in [text.get_text() for text in axes.figure.legends[0].get_texts()]
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("lrs", [(1e-3,), (1e-3, 1e-2, 1e-1)])
 def test_one_or_many_seeds_and_rates(make_run, seeds, lrs):

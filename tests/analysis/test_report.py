@@ -72,7 +72,7 @@ def test_comparison_of_runs(make_run, capsys):
     assert report.main([str(first.folder), str(second.folder)]) == 0
     page = first.folder / "report" / "compare" / "index.html"
     assert capsys.readouterr().out.strip() == str(page)
-    assert "tf_efficientnet_lite0, run=run1" in page.read_text()
+    assert "tf_efficientnet_lite0 (run=run1)" in page.read_text()
     assert pd.read_csv(page.parent / "results.csv")["run"].nunique() == 2
 
 

@@ -76,7 +76,7 @@ def test_the_deepest_and_best_may_not_be_deep_enough(trials_of):
     ("depth", "words"),
     [
         ("head", "Train only the head of"),
-        (1, "Train only the last layer of"),
+        (1, "Train only the classifier of"),
         ("all", "Train all layers of"),
         ("layer3", "Fine-tune tf_efficientnet_lite0 from layer3 to the output (22 layers)"),
         (["conv1", "bn1"], "Fine-tune only conv1, bn1 of tf_efficientnet_lite0 (2 layers)"),
@@ -106,9 +106,21 @@ def test_over_backbones_the_fastest_of_those_within_one_standard_error(trials_of
 def test_an_axis_that_varies_makes_series(trials_of):
     trials = trials_of((1, 0.1, 0, 0.8, {"batch_size": 1024}), (1, 0.1, 0, 0.9, {"batch_size": 64}))
     assert statistics.by_depth(trials)["series"].tolist() == [
-        "tf_efficientnet_lite0, batch_size=1024",
-        "tf_efficientnet_lite0, batch_size=64",
+        "tf_efficientnet_lite0 (batch_size=1024)",
+        "tf_efficientnet_lite0 (batch_size=64)",
     ]
+
+
+def test_null_is_a_value_of_an_axis(trials_of):
+    trials = trials_of((1, 0.1, 0, 0.8, {"patience": None}), (1, 0.1, 0, 0.9, {"patience": 5}))
+    names = ["tf_efficientnet_lite0 (patience=null)", "tf_efficientnet_lite0 (patience=5)"]
+    assert statistics.by_depth(trials)["series"].tolist() == names
+
+
+def test_an_axis_that_other_trials_lack_makes_no_series(trials_of):
+    """A trial of another block of the grid, or one whose plan was lost, has an empty cell there."""
+    trials = trials_of((1, 0.1, 0, 0.8, {"patience": 5}), (3, 0.1, 0, 0.9))
+    assert set(statistics.by_depth(trials)["series"]) == {"tf_efficientnet_lite0"}
 
 
 def test_the_trial_to_refit(make_run):
