@@ -139,14 +139,15 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | No
 def learning_curves(epochs: pd.DataFrame) -> Figure:
     """Validation (solid) and train accuracy (dashed), in %, by epoch; a panel for each depth, a colour for each lr.
 
-    Validation measured within an epoch has points of its own; dotted verticals part the phases.
+    Validation measured within an epoch has points of its own; dotted verticals part the phases. Panels of one
+    series have one scale: a network from scratch must not press the curves of a pretrained one flat.
     """
     epochs = with_series(epochs)
     order = list(epochs["series"].unique())
     groups = epochs.sort_values("layers", kind="stable").groupby(["series", "depth_label"], sort=False)
     panels = sorted(groups, key=lambda panel: order.index(panel[0][0]))
     colours = _shades(sorted(epochs["lr"].unique()))
-    figure, grid = _panels(len(panels), height=2.5)
+    figure, grid = _panels(len(panels), height=2.5, one_scale=len(order) == 1)
     for axes, ((name, label), rows) in zip(grid, panels, strict=True):
         for _, trial in rows.groupby(["run", "trial"]):
             _draw_curve(axes, trial.sort_values("epoch"), colours[trial["lr"].iloc[0]])
@@ -156,6 +157,9 @@ def learning_curves(epochs: pd.DataFrame) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")
         axes.label_outer()
+    if len(order) > 1:
+        for name in order:
+            _share_scale([axes for axes, ((own, _), _) in zip(grid, panels, strict=True) if own == name])
     keys = [_key(f"lr {wording.rate(lr)}", color=colour, lw=3) for lr, colour in colours.items()]
     keys += [_key("validation", color="0.3"), _key("train", color="0.3", ls="--")]
     if (epochs.groupby(["run", "trial"])["phase"].nunique() > 1).any():
@@ -344,15 +348,23 @@ def _figure(height: float = 5.4, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _panels(count: int, height: float, columns: int = 4) -> tuple[Figure, list[Axes]]:
-    """So many axes on a grid with common scales; three a row where that leaves no gap."""
+def _panels(count: int, height: float, columns: int = 4, one_scale: bool = True) -> tuple[Figure, list[Axes]]:
+    """So many axes on a grid, with a common scale upwards or without; three a row where that leaves no gap."""
     columns = min(columns, count) if count % 3 or count % 4 == 0 else min(columns, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, max(height * rows + 1.2, 5.0)), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=one_scale).flat)
     for axes in grid[count:]:
         axes.remove()
     return figure, grid[:count]
+
+
+def _share_scale(grid: Sequence[Axes]) -> None:
+    """Give axes the same limits upwards, and each its own numbers."""
+    lows, highs = zip(*(axes.get_ylim() for axes in grid), strict=True)
+    for axes in grid:
+        axes.set_ylim(min(lows), max(highs))
+        axes.tick_params(labelleft=True)
 
 
 def _draw_curve(axes: Axes, trial: pd.DataFrame, colour: Any) -> None:

@@ -148,7 +148,8 @@ def curves(facts: Facts) -> Section | None:
         return None
     text = (
         "Solid is validation, dashed training accuracy; colour is the learning rate. A solid line still rising at its "
-        "end would gain from more epochs; a dashed one leaving it behind is overfitting. Crosses end trials early."
+        "end would gain from more epochs; a dashed one leaving it behind is overfitting. Crosses end trials early. "
+        "Each network has a scale of its own."
     )
     return Section("Learning curves", text, figures.learning_curves(facts.epochs))
 

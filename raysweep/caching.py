@@ -74,27 +74,21 @@ def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
     epochs: dict[Any, dict[tuple[str, ...], int]] = {}
     for one in planned:
         for phase in shared_phases(one.config):
-            cut = cut_key(phase)
-            by_cut.setdefault(cut, []).append((one.trial, phase))
-            epochs.setdefault(cut, {})[_training_of(one.config, phase)] = phase.train.epochs
-    found = [_weigh(pairs, sum(epochs[cut].values()), settings) for cut, pairs in by_cut.items()]
+            key = cut_key(phase)
+            by_cut.setdefault(key, []).append((one.trial, phase))
+            epochs.setdefault(key, {})[_training_of(one.config, phase)] = phase.train.epochs
+    found = [_weigh(pairs, sum(epochs[key].values()), settings) for key, pairs in by_cut.items()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
     room = store_of(settings).room_bytes()
-    decisions = []
-    for weighed in sorted(found, key=lambda one: -one.predicted_saving_s):
-        needed = int(weighed.mebibytes * 2**20)
-        fits = needed <= room
-        short = f"needs {weighed.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used"
-        decisions.append(weighed if fits or not weighed.store else _changed(weighed, False, short))
-        room -= needed if decisions[-1].store else 0
-    return sorted(decisions, key=found_order(found))
-
-
-def found_order(found: Sequence[Decision]) -> Any:
-    """A sort key that restores the order in which cuts were found."""
-    order = {one.phases: index for index, one in enumerate(found)}
-    return lambda one: order[one.phases]
+    for place, cut in sorted(enumerate(found), key=lambda pair: -pair[1].predicted_saving_s):
+        needed = int(cut.mebibytes * 2**20)
+        if cut.store and needed > room:
+            short = f"needs {cut.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used"
+            found[place] = _changed(cut, False, short)
+        elif cut.store:
+            room -= needed
+    return found
 
 
 def shared_phases(trial: Trial) -> list[Trial]:

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,18 @@ class Fit:
     def _stored(self, phase: Trial, splits: Sequence[str]) -> list[Stored | None]:
         """Stored features of the splits, made here if this node has none; None where there is no room for them."""
         settings = self.sharing.features
-        own = self.parts.own_prefix and settings.cache != "never" and phase.train.epochs > 1
-        wanted = assembly.is_cacheable(phase, self.parts.cut) and (own or phase.name in self.sharing.stored)
-        if not wanted or (self.parts.own_prefix and not own):
+        if self.parts.own_prefix:  # trained by an earlier phase: no other trial has it
+            pays = settings.cache != "never" and phase.train.epochs > 1
+        else:
+            pays = phase.name in self.sharing.stored
+        if not pays or not assembly.is_cacheable(phase, self.parts.cut):
             return [None] * len(splits)
         found = self._open(phase, splits)
         if all(source is not None for source in found):
             return found
         try:
-            assembly.make_features([phase], settings, self._compute, images=sys.maxsize, parts=self.parts)
+            compute = partial(self._compute, phase)
+            assembly.make_features([phase], settings, compute, images=sys.maxsize, parts=self.parts)
         except OSError:  # no room: the prefix is computed as the images are asked for
             return [None] * len(splits)
         return self._open(phase, splits)
@@ -129,9 +133,9 @@ class Fit:
         settings, device = self.sharing.features, self.world.device
         return [assembly.stored_source(phase, split, settings, device, self.parts) for split in splits]
 
-    def _compute(self, shards: list[Shard], files: dict[Spec, Path]) -> None:
+    def _compute(self, phase: Trial, shards: list[Shard], files: dict[Spec, Path]) -> None:
         for shard in shards:
-            assembly.compute_shard(self.trial, shard, files, self.world.device, self.parts)
+            assembly.compute_shard(phase, shard, files, self.world.device, self.parts)
 
     def _trained(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """All tensors that training has changed so far, on the CPU."""

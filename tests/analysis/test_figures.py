@@ -33,6 +33,13 @@ def test_learning_curves_have_a_panel_for_each_depth(digits_run):
     assert titles == [f"depth {depth}" for depth in (1, 3, 9, 21, 33, "all")]
 
 
+def test_panels_of_one_network_have_one_scale(digits_run):
+    figure = figures.learning_curves(tables.epochs_table(digits_run))
+    *pretrained, scratch = [axes.get_ylim() for axes in figure.axes]
+    assert len(set(pretrained)) == 1
+    assert scratch != pretrained[0]
+
+
 def test_curves_show_phases_and_what_was_measured_within_an_epoch(make_run):
     plan = planned(3)
     rows = epoch_rows(plan, 0.9)
