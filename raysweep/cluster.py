@@ -167,7 +167,8 @@ class Cluster:
                 ray.init(self.address, **quiet)
             except ConnectionError:
                 raise RecipeError(
-                    f"--address={self.address}: there is no Ray cluster; start one with ray up or ray start --head"
+                    f"--address={self.address}: no Ray cluster lets this process in; start one with ray up or "
+                    "ray start --head, and where it asks for a token, set RAY_AUTH_MODE=token"
                 ) from None
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's error is in its row

@@ -108,7 +108,7 @@ def test_auto_without_a_cluster(fake_ray, monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     with (
-        pytest.raises(RecipeError, match="--address=auto: there is no Ray cluster"),
+        pytest.raises(RecipeError, match="--address=auto: no Ray cluster lets this process in"),
         Cluster(Recipe(), "auto") as where,
     ):
         where.machine()
