@@ -6,10 +6,7 @@ backbone reads its weights and traces it once. A trial gets its own copy of the 
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +24,7 @@ from raysweep.depth import Cut
 from raysweep.features import Spec, Store, Stored, tensors_digest, write_batch
 from raysweep.recipe import Data, Depth, Features, Model, RecipeError, Trial
 from raysweep.sources import Images, Preparation, Source
+from raysweep.startup import free_memory
 from raysweep.training import Labelled
 
 PIXELS_AT_ONCE = 2**18
@@ -127,12 +125,10 @@ def cut_of(trial: Trial) -> Cut:
 
 
 def forget() -> None:
-    """Let go of all that is kept for the process, and give its memory back where the C library can (glibc)."""
+    """Let go of all that is kept for the process, and give its memory back."""
     for kept in (load_dataset, _base, _cut, _outputs):
         kept.cache_clear()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    free_memory()
 
 
 def is_cacheable(trial: Trial, cut: Cut) -> bool:

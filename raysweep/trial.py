@@ -19,7 +19,7 @@ import ray
 import ray.train
 import ray.tune
 
-from raysweep.startup import quick_imports
+from raysweep.startup import free_memory, quick_imports
 
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
@@ -63,7 +63,10 @@ def run(space: dict[str, Any]) -> None:
                 failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),  # type: ignore[call-arg]
             ),
         )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        free_memory()  # or a lane would grow by what the trials before left behind
 
 
 def _name_this_cluster() -> None:
