@@ -28,6 +28,8 @@ from raysweep.recipe import Features, Model, Recipe, Trial, depth_label
 
 PROBE_BYTES = 1 << 23
 """Written and read back to measure the disk and the memory."""
+MARGIN_S = 1.0
+"""A smaller predicted loss is noise: stored, so that a small sweep goes the same way, bit for bit, each time."""
 TIMED_PIXELS = 2**17
 """Of the batch on which a network is timed."""
 
@@ -142,7 +144,8 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
     fits = computed * size < psutil.virtual_memory().available / 2
     read_s = size / (rates.memory_bytes if fits else rates.disk_bytes)
     saving = read * (per_image - read_s) - computed * (per_image + size / rates.disk_bytes)
-    store, reason = saving > 0, "saves time" if saving > 0 else "reading would take longer than computing again"
+    store = saving > -MARGIN_S
+    reason = "saves time" if saving > 0 else "is as fast" if store else "reading would take longer than computing again"
     if not is_cacheable(first, cut):
         whole = "the network could not be traced" if cut.whole else "nothing is frozen before the first trained layer"
         store, reason = False, whole if cut.prefix is None else "batch_norm=training changes with every batch"

@@ -42,10 +42,12 @@ def run(space: dict[str, Any]) -> None:
     config = space["given"]
     workers = config["workers"]
     with quick_imports():
-        import torchvision  # noqa: F401
         from ray.train.torch import TorchTrainer
 
-        import raysweep.phases  # noqa: F401
+        if workers == 1:  # what `_loop` needs, and a process that only directs workers does not
+            import torchvision  # noqa: F401
+
+            import raysweep.phases  # noqa: F401
     if workers == 1:
         trainer = TorchTrainer(_loop, train_loop_config=config, scaling_config=ray.train.ScalingConfig(num_workers=0))
     else:

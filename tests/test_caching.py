@@ -106,9 +106,9 @@ def test_features_larger_than_memory_are_read_from_disk(machine):
 
 def test_a_single_epoch_may_not_pay(machine):
     """492 images are asked for and 410 computed, so 82 are saved: less than it takes to write 8 KiB for each."""
-    machine(0.001, memory_bytes=1e9, disk_bytes=8192 / 0.0005)
+    machine(0.1, memory_bytes=1e9, disk_bytes=8192 / 0.05)
     (one,) = decisions([3], epochs=1)
-    assert one.predicted_saving_s == pytest.approx(AN_EPOCH * (0.001 - 8192e-9) - COMPUTED * (0.001 + 0.0005), rel=1e-6)
+    assert one.predicted_saving_s == pytest.approx(AN_EPOCH * (0.1 - 8192e-9) - COMPUTED * (0.1 + 0.05), rel=1e-6)
     assert not one.store
     assert decisions([3], epochs=2)[0].store
 
@@ -157,8 +157,17 @@ def test_a_large_saving_comes_before_a_small_cut(machine):
     assert stored(decisions(features={"budget_gb": (COMPUTED * (16384 + 200)) / 1e9})) == ["5"]
 
 
+@pytest.mark.parametrize(("seconds", "stores"), [(1.5e-4, True), (1.5e-3, False)])
+def test_a_loss_within_the_noise_is_stored(machine, seconds, stores):
+    """Of one epoch, less than a second or more: rates measured anew must not turn a small sweep's rows."""
+    machine(seconds, memory_bytes=1e12, disk_bytes=8192 / (10 * seconds))
+    (one,) = decisions([3], epochs=1)
+    assert one.predicted_saving_s < 0
+    assert one.store is stores
+
+
 def test_a_cut_that_does_not_pay_takes_no_room(machine):
-    machine({"1": 0.002, "3": 0.0, "5": 0.001})
+    machine({"1": 0.002, "3": 0.0, "5": 0.004}, memory_bytes=1e7)
     found = decisions(features={"budget_gb": (COMPUTED * (256 + 16384) + 1) / 1e9})
     assert stored(found) == ["1", "5"]
     assert found[1].reason == "reading would take longer than computing again"
