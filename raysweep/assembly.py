@@ -319,7 +319,11 @@ def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparatio
 
 
 def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation) -> None:
-    """Estimate every batch norm's statistics anew on the training images, in their own order."""
+    """Estimate every batch norm's statistics anew on the training images, in their own order.
+
+    On one thread: sums over several differ in their last bits, and every process, however many
+    threads it has, must come to the same network and so to the same stored features.
+    """
     train = dataset.train
     source = Images(train.pool, train.rows, preparation, torch.device("cpu"))
 
@@ -328,7 +332,12 @@ def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation)
         for positions in torch.arange(len(train)).tensor_split(-(-len(train) // RECALIBRATION_BATCH)):
             yield source.batch(positions, None, training=False)[0]
 
-    update_bn(batches(), network)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        update_bn(batches(), network)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:

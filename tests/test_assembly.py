@@ -247,6 +247,21 @@ def by_hand(convolved):
     return convolved.mean((0, 2, 3)), convolved.var((0, 2, 3), correction=1)
 
 
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18"])
+def test_recalibration_is_the_same_in_every_process(backbone):
+    """The sweep's own process has all threads and a lane has one: they must mean the same stored features."""
+    threads, digests = torch.get_num_threads(), set()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            assembly.forget()
+            digests.add(assembly.base_of(trial_of(backbone, batch_norm="recalibrated", limit=128)).digest)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert len(digests) == 1
+
+
 def test_recalibrated_statistics_are_those_of_the_training_images():
     """96 images are two batches of 48, whose statistics count alike, as `update_bn` has it."""
     fresh, base = (
