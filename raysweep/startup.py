@@ -16,8 +16,8 @@ def quick_imports() -> Iterator[None]:
     """Import without garbage collection, and set what was imported apart from it.
 
     Torch, torchvision and Ray together make a million objects that stay; walking them again
-    and again while they are made takes a quarter of the time, and afterwards makes Python put
-    off a full collection until a lane is full of the networks of trials that have ended.
+    and again while they are made takes a quarter of the time, and `free_memory` need not
+    walk them after every trial.
     """
     before = len(sys.modules)
     gc.disable()

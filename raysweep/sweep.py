@@ -332,14 +332,15 @@ def _scheduler(recipe: Recipe, planned: Sequence[Planned]) -> StratifiedAsha | N
 def _run_final(recipe: Recipe, planned: Sequence[Planned], machine: Machine, given: _Given, display: Display) -> str:
     """Refit the best configuration; returns why that could not be done, or nothing."""
     folder = given.folder
-    trials = tables.trials_table(ledger.read(folder))
+    run = ledger.read(folder)
+    trials = tables.trials_table(run)
     best = statistics.best_configuration(trials) if len(trials) else None
     if best is None:
         return "no trial came to a result"
     if not recipe.final.enabled:
         return ""
     chosen = next(one for one in planned if one.trial == best["trial"])
-    rows = [row for row in ledger.read(folder).epochs if row["trial"] == chosen.trial]
+    rows = [row for row in run.epochs if row["trial"] == chosen.trial]
     short = shorten(chosen.config, kept(rows, chosen.config.train.keep))
     try:
         workers = machine.final_workers(recipe)

@@ -115,18 +115,19 @@ def train(
         set_modes(suffix, batch_norm)
         loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
         between: list[dict[str, float]] = []
-        batches = -(-len(training.labels) // settings.batch_size)
-        for number, (batch, flips) in enumerate(_batches(len(training.labels), settings.batch_size, seed, epoch, flip)):
+        count = len(training.labels)
+        batches = _batches(count, settings.batch_size, seed, epoch, flip)
+        for number, (batch, flips) in enumerate(batches, start=1):
             with _synchronised_batch_norm(world):
                 loss_sum += _step(model, trained, training, batch, flips, settings, optimizer, scaler, world)
             steps += 1
             if validation is not None and settings.validate_every_steps and steps % settings.validate_every_steps == 0:
                 loss, accuracy = evaluate(suffix, validation, settings, world)
-                at = epoch - 1 + (number + 1) / batches
+                at = epoch - 1 + number / -(-count // settings.batch_size)
                 between.append({"step": steps, "epoch": at, "val_loss": loss, "val_accuracy": accuracy})
                 set_modes(suffix, batch_norm)
         schedule.step()
-        train_loss = float(world.sum(loss_sum)) / len(training.labels)
+        train_loss = float(world.sum(loss_sum)) / count
         if not math.isfinite(train_loss):
             raise DivergedError(
                 f"the training loss is {train_loss} in epoch {epoch}: lower lr={lr} or set train.clip_norm"

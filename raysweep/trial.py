@@ -139,7 +139,7 @@ def _loop(config: dict[str, Any]) -> None:
 
     trial = Trial.model_validate(config["trial"])
     report: Report = ray.tune.report if config["workers"] == 1 else ray.train.report
-    assembly.cut_of(trial.phases()[0])  # made while the features still are, and kept
     with world(config["cpus"], config["gpus"]) as here:
+        assembly.cut_of(trial.phases()[0])  # made while the features still are, and kept
         for row in Fit(trial, sharing(config), here).rows():
             report(row | {"pid": os.getpid(), "device": here.device.type})
