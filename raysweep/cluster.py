@@ -20,6 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from raysweep import forkserver
+from raysweep.forkserver import ForkServer
+from raysweep.head import Head
 from raysweep.recipe import Recipe, RecipeError
 
 os.environ.update(
@@ -34,9 +37,19 @@ os.environ.update(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "MALLOC_ARENA_MAX": "1",
+        "RAY_prestart_worker_first_driver": "0",
     }
 )
 MOST_FINAL_WORKERS = 8
+PRELOADED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "raysweep.phases",
+    *("pandas", "pyarrow.fs", "pyarrow.parquet", "requests", "fsspec", "jsonschema", "google.protobuf"),  # Ray's own
+)
+"""What Ray's worker processes have when they start."""
+
 CONNECT_S = 5.0
 """How long an address may take to answer."""
 
@@ -113,12 +126,22 @@ class Cluster:
         self.recipe, self.address = recipe, address
         self._side = ThreadPoolExecutor(1, thread_name_prefix="ray")
         self._logs: Path | None = None
+        self._head: Head | None = None
+        self._forks: ForkServer | None = None
         self._started: Future[Machine]
         self._stopped: Future[None] | None = None
 
     def __enter__(self) -> Cluster:
         if self.address not in (None, "auto"):
             check_address(str(self.address))
+        if self.address is None and forkserver.is_sound():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for both, once it knows of each other
+            self._head = Head(**self._local())
+            try:
+                self._forks = ForkServer(PRELOADED)
+            except BaseException:
+                self._head.stop()
+                raise
         self._started = self._side.submit(self._start)
         return self
 
@@ -128,6 +151,8 @@ class Cluster:
         with _uninterrupted():  # half started or half stopped, Ray would leave processes
             self.stop()
             self._side.shutdown(wait=True)
+            if self._forks is not None:
+                self._forks.stop()
 
     def machine(self) -> Machine:
         """What a trial may occupy; on this machine without GPUs known before Ray is up.
@@ -156,22 +181,28 @@ class Cluster:
         if self._stopped is None:
             self._stopped = self._side.submit(self._stop, folder)
 
+    def _local(self) -> dict[str, Any]:
+        # without the dashboard a stopped trial would keep the resources of its workers
+        return {"num_cpus": _cpus(), "include_dashboard": self.recipe.resources.workers_per_trial > 1}
+
     def _start(self) -> Machine:
         import ray
 
-        nested = self.recipe.resources.workers_per_trial > 1
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self.address is None:
-            # without the dashboard a stopped trial would keep the resources of its workers
-            ray.init("local", num_cpus=_cpus(), include_dashboard=nested, **quiet)
-        else:
-            try:
-                ray.init(self.address, **quiet)
-            except ConnectionError:
-                raise RecipeError(
-                    f"--address={self.address}: no Ray cluster lets this process in; start one with ray up or "
-                    "ray start --head, and where it asks for a token, set RAY_AUTH_MODE=token"
-                ) from None
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._forks is not None:
+            options["runtime_env"] = {"py_executable": self._forks.command()}
+        try:
+            if self._head is not None:
+                ray.init(self._head.address(), **options)
+            elif self.address is not None:
+                ray.init(self.address, **options)
+            else:
+                ray.init("local", **self._local(), **options)
+        except ConnectionError:
+            raise RecipeError(
+                f"--address={self.address}: no Ray cluster lets this process in; start one with ray up or "
+                "ray start --head, and where it asks for a token, set RAY_AUTH_MODE=token"
+            ) from None
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's error is in its row
         self._logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # type: ignore[attr-defined]
@@ -182,6 +213,8 @@ class Cluster:
         import ray
 
         ray.shutdown()
+        if self._head is not None:
+            self._head.stop()
         if self._logs and self.address is None and folder is not None:
             with suppress(OSError, shutil.Error):
                 shutil.copytree(self._logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
