@@ -22,6 +22,7 @@ from raysweep.backbones import Backbone
 from raysweep.datasets import Dataset
 from raysweep.depth import Cut
 from raysweep.features import Spec, Store, Stored, tensors_digest, write_batch
+from raysweep.kernels import arrange
 from raysweep.recipe import Data, Depth, Features, Model, RecipeError, Trial
 from raysweep.sources import Images, Preparation, Source
 from raysweep.startup import free_memory
@@ -95,8 +96,8 @@ def assemble(trial: Trial, device: torch.device, state: Mapping[str, Tensor] | N
     for side in (suffix, prefix) if own else (suffix,):
         assert side is not None
         side.load_state_dict({name: x for name, x in (state or {}).items() if name in side.state_dict()}, strict=False)
-    placed = None if prefix is None else _placed(prefix, device).eval()
-    return Parts(base, cut, _placed(suffix, device), placed, own)
+    placed = None if prefix is None else arrange(prefix, device).eval()
+    return Parts(base, cut, arrange(suffix, device), placed, own)
 
 
 def _differs(prefix: nn.Module, state: Mapping[str, Tensor]) -> bool:
@@ -126,7 +127,7 @@ def cut_of(trial: Trial) -> Cut:
 
 def forget() -> None:
     """Let go of all that is kept for the process, and give its memory back."""
-    for kept in (load_dataset, _base, _cut, _outputs):
+    for kept in (load_dataset, _base, _cut, _outputs, depth.traced):
         kept.cache_clear()
     free_memory()
 
@@ -305,7 +306,7 @@ def _cut(name: str, model: Model, seed: int, data: Data, at: Depth) -> Cut:
 
 @lru_cache(maxsize=4)
 def _outputs(name: str, model: Model, seed: int, data: Data, nodes: tuple[str, ...], device: torch.device) -> nn.Module:
-    return _placed(depth.outputs(_base(name, model, seed, data).backbone.network, nodes), device).eval()
+    return arrange(depth.outputs(_base(name, model, seed, data).backbone.network, nodes), device).eval()
 
 
 def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparation:
@@ -338,7 +339,3 @@ def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation)
         update_bn(batches(), network)
     finally:
         torch.set_num_threads(threads)
-
-
-def _placed(module: nn.Module, device: torch.device) -> nn.Module:
-    return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -26,6 +26,7 @@ import operator
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import networkx
@@ -34,6 +35,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from raysweep.kernels import arrange
 from raysweep.recipe import RecipeError, depth_label, near
 
 SHORTCUTS = ("downsample", "shortcut", "proj")
@@ -165,8 +167,7 @@ def cut(network: nn.Module, trained: Sequence[Layer], image_size: int) -> Cut:
     freeze(network, trained)
     names = frozenset(name for layer in trained for name in layer.parameters)
     try:
-        graph = _trace(network)
-        values = [_shapes(graph, batch, image_size) for batch in PROBES]
+        graph, values = traced(network, image_size)
     except Exception:  # a forward pass with control flow on values; tracing fails in many ways
         return Cut(None, network, ("images",), ((3, image_size, image_size),), names, whole=True)
     return _Cutter(graph, *values).cut(names)
@@ -196,7 +197,7 @@ def seconds_per_node(network: nn.Module, image_size: int, batch: int) -> dict[st
             return value
 
     images = torch.randn(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    timer = Timer(_trace(network).eval().to(memory_format=torch.channels_last))
+    timer = Timer(arrange(_trace(network).eval(), torch.device("cpu")))
     with torch.no_grad():
         for _ in range(2):  # the second time counts: the first warms up
             timer.run(images)
@@ -327,6 +328,13 @@ def _dropout_module(traced: fx.GraphModule, node: fx.Node, name: str) -> None:
     with traced.graph.inserting_before(node):
         node.replace_all_uses_with(traced.graph.call_module(name, (node.all_input_nodes[0],)))
     traced.graph.erase_node(node)
+
+
+@lru_cache(maxsize=1)
+def traced(network: nn.Module, image_size: int) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
+    """The traced network and, for batches of each size in PROBES, the values of its nodes; kept for its next cut."""
+    graph = _trace(network)
+    return graph, [_shapes(graph, batch, image_size) for batch in PROBES]
 
 
 def _shapes(traced: fx.GraphModule, batch: int, image_size: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from raysweep.depth import set_modes
+from raysweep.kernels import arrange
 from raysweep.recipe import Train
 from raysweep.sources import Source
 
@@ -99,7 +100,7 @@ def train(
         DivergedError: the loss became infinite or not a number.
     """
     world = world or World()
-    suffix = suffix.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    suffix = arrange(suffix, world.device)
     trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
     optimizer = _optimizer(settings, trained, lr)
     schedule = _schedule(settings, optimizer)
