@@ -8,9 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEAST_IMAGES = 16
-"""Images a batch from which on `WholeMapConv2d` pays: 1 to 10 × with so many, 1.5 to 8 × with 256 (AMD EPYC)."""
-
 
 def arrange(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a network, or a part of one, to the device and arrange it, in place, for its arithmetic there."""
@@ -28,7 +25,10 @@ class WholeMapConv2d(nn.Conv2d):
     So do 3×3 kernels on maps of 2×2 pixels and of one, the last stages of a ResNet on images of
     64 and 32 pixels: five or eight of their nine products there are with padding. The linear
     layer from all values of the map to all outputs has the others alone. Its weight is put
-    together from the convolution's, which stays the parameter, in every pass.
+    together from the convolution's, which stays the parameter, in every pass: with 256 images
+    a batch that is 2 to 3 × faster on 2×2 pixels and 4 to 8 × on one, and pays from about 16
+    (512 channels, AMD EPYC, one thread). The way depends on the map alone, never on the number
+    of images, so that stored features are computed as those that are not.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class WholeMapConv2d(nn.Conv2d):
         height, width = maps.shape[2:]
         rows = _first_taps(height, self.kernel_size[0], self.stride[0], int(self.padding[0]))
         columns = _first_taps(width, self.kernel_size[1], self.stride[1], int(self.padding[1]))
-        if not rows or not columns or len(maps) < LEAST_IMAGES or maps.device.type != "cpu":
+        if not rows or not columns or maps.device.type != "cpu":
             return super().forward(maps)
         taps = self.weight.permute(0, 2, 3, 1)  # as they lie in memory: outputs, rows, columns, inputs
         seen = [taps[:, row : row + height, column : column + width] for row in rows for column in columns]

@@ -154,7 +154,7 @@ def test_what_is_imported_before_the_forks_starts_no_ray_and_no_threads():
 @pytest.mark.ray
 def test_ray_that_does_not_start_says_why():
     head = Head(num_cpus="many")
-    with pytest.raises(RuntimeError, match="Ray did not start: .+"):
+    with pytest.raises(RuntimeError, match=r"Ray did not start: .+"):
         head.address()
     head.stop()
 

@@ -82,11 +82,6 @@ def test_other_kinds_of_convolution_as_before(options, monkeypatch):
     torch.testing.assert_close(plain, arranged)
 
 
-def test_few_images_as_before(monkeypatch):
-    maps = torch.randn(kernels.LEAST_IMAGES - 1, 4, 2, 2)
-    both_ways(lambda: nn.Conv2d(4, 6, 3, padding=1), maps, monkeypatch, linear=False)
-
-
 def test_outputs_are_channels_last():
     convolution = kernels.arrange(nn.Conv2d(4, 6, 3, padding=1), CPU)
     maps = torch.randn(16, 4, 2, 2).contiguous(memory_format=torch.channels_last)
