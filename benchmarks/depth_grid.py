@@ -51,7 +51,11 @@ RECIPE = (
     "asha=null",
     "final.enabled=false",
 )
-CASES = {"grid": ("grid.depth=[1,3,6,12]", "train.epochs=10"), "head": ("grid.depth=[1]", "grid.epochs=[20,50,100]")}
+CASES = {
+    # four trials, the last as long as the others together, would not fill two lanes: one lane of two threads
+    "grid": ("grid.depth=[1,3,6,12]", "train.epochs=10", f"resources.cpus_per_worker={min(2, os.cpu_count() or 1)}"),
+    "head": ("grid.depth=[1]", "grid.epochs=[20,50,100]"),
+}
 CPU = torch.device("cpu")
 
 

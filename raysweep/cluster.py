@@ -179,10 +179,11 @@ class Cluster:
     def stop(self, folder: Path | None = None) -> None:
         """Begin to stop Ray, if that was not done before; its logs are copied to the folder."""
         if self._stopped is None:
+            import ray
+
             with suppress(Exception):
                 self._started.result()
-            if self._head is not None:  # else Ray's processes are this one's, and stopping them takes a second
-                _disconnect()
+            ray.shutdown()  # beside no other work: freeing what is Ray's meanwhile ends the process
             self._stopped = self._side.submit(self._stop, folder)
 
     def _local(self) -> dict[str, Any]:
@@ -216,17 +217,9 @@ class Cluster:
     def _stop(self, folder: Path | None) -> None:
         if self._head is not None:
             self._head.stop()
-        else:
-            _disconnect()
         if self._logs and self.address is None and folder is not None:
             with suppress(OSError, shutil.Error):
                 shutil.copytree(self._logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
-
-
-def _disconnect() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def check_address(address: str) -> None:

@@ -100,17 +100,19 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
             audit.write(folder, findings, dataset)  # draws: not where Ctrl-C could cut an import of matplotlib in two
             return stored
 
+        recorder = _Recorder(book, display, columns)
         try:
             with _beside(make, first=where.makes_features()) as stored:
                 given = _Given(recipe, machine, folder, stored, list(findings.duplicated_test))
                 where.wait()
-                _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
+                _run_trials(recipe, planned, machine, recorder, given)
             problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
             for name in display.running:
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
             return Outcome(folder, interrupted=True)
         finally:
+            recorder.end()
             where.stop(folder)
     return Outcome(folder, problem=problem)
 
@@ -191,6 +193,11 @@ class _Recorder(ray.tune.Callback):
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
         self.on_step_end(0, trials)
+
+    def end(self) -> None:
+        """Wait for the recorder's own thread."""
+        if self.importing:
+            self.importing.join()
 
     def _end(self, name: str, state: ledger.State, **more: Any) -> None:
         self.book.trial(name, state, epochs_completed=self.epochs.get(name, 0), **more)
