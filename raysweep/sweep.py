@@ -148,7 +148,6 @@ class _Recorder(ray.tune.Callback):
         self.book, self.display = book, display
         self.columns = {row["trial"]: {key: row[key] for key in row if key != "axes"} for row in columns}
         self.epochs: dict[str, int] = {}
-        self.waiting = set(self.columns)
         self.importing: threading.Thread | None = None
         self.broken: list[TuneTrial] = []
         self.scheduler: StratifiedAsha | None = None
@@ -160,14 +159,13 @@ class _Recorder(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self.book.trial(str(trial), "running")
         self.display.start(str(trial))
-        self.waiting.discard(str(trial))
-        if not self.waiting and not self.importing:  # lanes end one after the other: there is a core to spare
-            self.importing = threading.Thread(target=import_module, args=["analysis.report"], daemon=True)
-            self.importing.start()
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
+        if self.importing is None:  # drawing takes a second to import, which nobody waits for now
+            self.importing = threading.Thread(target=import_module, args=["analysis.report"], daemon=True)
+            self.importing.start()
         name = str(trial)
         if result["epoch"] <= self.epochs.get(name, 0):
             return

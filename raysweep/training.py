@@ -231,11 +231,10 @@ def _sample(settings: Train, training: Labelled, validation: Labelled | None) ->
 
 
 def _optimizer(settings: Train, trained: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    decay = settings.weight_decay
+    common: dict[str, Any] = {"lr": lr, "weight_decay": settings.weight_decay, "fused": True}  # one pass over memory
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=lr, momentum=settings.momentum, weight_decay=decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(trained, lr=lr, weight_decay=decay)
+        return torch.optim.SGD(trained, momentum=settings.momentum, **common)
+    return (torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam)(trained, **common)
 
 
 def _schedule(settings: Train, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

@@ -19,7 +19,7 @@ import ray
 import ray.train
 import ray.tune
 
-from raysweep.startup import free_memory, quick_imports
+from raysweep.startup import free_memory, keep_freed_memory, quick_imports
 
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
@@ -98,6 +98,7 @@ def world(cpus: int, gpus: float) -> Iterator[Any]:
     from raysweep.training import World
 
     torch.set_num_threads(cpus)
+    keep_freed_memory()
     if gpus and not torch.cuda.is_available():
         raise RuntimeError("the trial was given a GPU but torch sees none: install torch for this machine's CUDA")
     group = dist.is_initialized()  # Ray Train makes one for its workers, and none in the trial's own process
