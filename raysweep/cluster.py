@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from raysweep import forkserver
 from raysweep.forkserver import ForkServer
 from raysweep.head import Head
 from raysweep.recipe import Recipe, RecipeError
+from raysweep.startup import quick_imports
 
 os.environ.update(
     {
@@ -44,11 +46,10 @@ MOST_FINAL_WORKERS = 8
 PRELOADED = (
     "torch",
     "torchvision",
-    "timm",
     "raysweep.phases",
     *("pandas", "pyarrow.fs", "pyarrow.parquet", "requests", "fsspec", "jsonschema", "google.protobuf"),  # Ray's own
 )
-"""What Ray's worker processes have when they start."""
+"""What Ray's worker processes have when they start, beside the library of the networks."""
 
 CONNECT_S = 5.0
 """How long an address may take to answer."""
@@ -138,7 +139,8 @@ class Cluster:
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for both, once it knows of each other
             self._head = Head(**self._local())
             try:
-                self._forks = ForkServer(PRELOADED)
+                _import_for_workers(self.recipe)
+                self._forks = ForkServer()
             except BaseException:
                 self._head.stop()
                 raise
@@ -220,6 +222,18 @@ class Cluster:
         if self._logs and self.address is None and folder is not None:
             with suppress(OSError, shutil.Error):
                 shutil.copytree(self._logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+
+
+def _import_for_workers(recipe: Recipe) -> None:
+    """Import what the workers need and Ray's own library does not have to be loaded for."""
+    with quick_imports():  # what they make is set apart: forks that collect would copy every page
+        for name in PRELOADED:
+            import_module(name)
+        from raysweep import zoo
+
+        for backbone in {name for block in recipe.grid for name in block.backbone}:
+            with suppress(RecipeError):  # the plan says so
+                zoo.check(backbone)
 
 
 def check_address(address: str) -> None:

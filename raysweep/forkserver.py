@@ -1,8 +1,7 @@
 """Ray's worker processes as forks of this one, from when it had imported torch and nothing had begun.
 
 What a worker imports takes seconds of CPU and 400 MB; a fork has it at once and shares
-the memory. `ForkServer` imports and leaves a fork of this process behind that forks again
-whenever it is asked to. Ray starts its workers by a command that asks (`py_executable` of
+the memory. `ForkServer` is such a fork, which forks again whenever it is asked to. Ray starts its workers by a command that asks (`py_executable` of
 a runtime environment):
 
     python forkserver.py SOCKET SCRIPT ARGUMENT...    run a Python script in a fork
@@ -37,16 +36,11 @@ def is_sound() -> bool:
 
 
 class ForkServer:
-    """A fork of this process that forks whenever it is asked to, and ends with this process.
+    """A fork of this process as it is now that forks whenever it is asked to, and ends with this process."""
 
-    Args:
-        modules: names of what to import first; nothing that starts threads, and not ray.
-    """
-
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self) -> None:
         import tempfile
 
-        _import(modules)
         self._folder = tempfile.TemporaryDirectory(prefix="raysweep-")  # nobody else may enter
         self._address = f"{self._folder.name}/forkserver"
         self._process = 0
@@ -91,18 +85,6 @@ def ask(address: str, arguments: Sequence[str]) -> None:
     except OSError:
         pass
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
-
-
-def _import(modules: Sequence[str]) -> None:
-    import importlib
-    from contextlib import suppress
-
-    from raysweep.startup import quick_imports
-
-    with quick_imports():  # what they make is set apart: forks that collect would copy every page
-        for name in modules:
-            with suppress(ImportError):  # who needs it says so
-                importlib.import_module(name)
 
 
 def _serve_until(watched: int, listener: socket.socket) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +39,34 @@ class WholeMapConv2d(nn.Conv2d):
         columns = _first_taps(width, self.kernel_size[1], self.stride[1], int(self.padding[1]))
         if not rows or not columns or maps.device.type != "cpu":
             return super().forward(maps)
-        taps = self.weight.permute(0, 2, 3, 1)  # as they lie in memory: outputs, rows, columns, inputs
-        seen = [taps[:, row : row + height, column : column + width] for row in rows for column in columns]
-        weight = torch.stack(seen).flatten(0, 1).flatten(1)
-        bias = None if self.bias is None else self.bias.repeat(len(seen))
+        weight = _Windows.apply(self.weight, rows, columns, height, width)
+        bias = None if self.bias is None else self.bias.repeat(len(rows) * len(columns))
         values = F.linear(maps.permute(0, 2, 3, 1).flatten(1), weight, bias)
         return values.view(len(maps), len(rows), len(columns), self.out_channels).permute(0, 3, 1, 2)
+
+
+class _Windows(torch.autograd.Function):
+    """A convolution's weight to the linear layer's: (outputs, inputs, kernel) → (pixels · outputs, pixels · inputs).
+
+    The parts of the kernel that fall on the map, one for each output pixel, among each other.
+    What flows back is summed in place, where autograd would fill a kernel of zeros for every part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kernel: Tensor, rows: list[int], columns: list[int], height: int, width: int) -> Tensor:
+        ctx.shape = kernel.shape
+        ctx.windows = [(slice(r, r + height), slice(c, c + width)) for r in rows for c in columns]
+        taps = kernel.permute(0, 2, 3, 1)  # as they lie in memory: outputs, rows, columns, inputs
+        return torch.stack([taps[:, r, c] for r, c in ctx.windows]).flatten(0, 1).flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        outputs, inputs, rows, columns = ctx.shape
+        taps = gradients[0].new_zeros(outputs, rows, columns, inputs)
+        for (r, c), part in zip(ctx.windows, gradients[0].chunk(len(ctx.windows)), strict=True):
+            seen = taps[:, r, c]
+            seen += part.view(seen.shape)
+        return taps.permute(0, 3, 1, 2), None, None, None, None
 
 
 def _has_plain_zero_padding(convolution: nn.Conv2d) -> bool:

@@ -28,9 +28,9 @@ sys.exit(int(os.environ.get("STATUS", "0")))
 """
 
 SERVING = """
-import sys
+import colorsys, sys
 from raysweep.forkserver import ForkServer
-server = ForkServer(["colorsys", "no_such_module"])
+server = ForkServer()
 print(server._process, server.command(), flush=True)
 sys.stdin.readline()
 server.stop()
@@ -122,7 +122,7 @@ def test_a_fork_holds_no_pipes_of_the_process_that_started_the_server():
     import subprocess, sys
     from raysweep.forkserver import ForkServer
     reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    server = ForkServer([])
+    server = ForkServer()
     reader.stdin.close()
     sys.exit(reader.wait(5))
     """
@@ -143,8 +143,11 @@ def test_what_is_imported_before_the_forks_starts_no_ray_and_no_threads():
     code = """
     import sys, threading
     from raysweep import cluster, forkserver
-    forkserver._import(cluster.PRELOADED)
-    assert "ray" not in sys.modules and threading.active_count() == 1
+    from raysweep.recipe import load
+    cluster._import_for_workers(load(None, ["grid.backbone=[resnet18]"]))
+    assert "timm" not in sys.modules
+    cluster._import_for_workers(load(None, ["grid.backbone=[timm/resnet18,no_such_network]"]))
+    assert "timm" in sys.modules and "ray" not in sys.modules and threading.active_count() == 1
     missing = set(cluster.PRELOADED) - set(sys.modules)
     assert not missing, missing
     """
