@@ -1,8 +1,8 @@
 """Ray's worker processes as forks of this one, from when it had imported torch and nothing had begun.
 
 What a worker imports takes seconds of CPU and 400 MB; a fork has it at once and shares
-the memory. `ForkServer` is such a fork, which forks again whenever it is asked to. Ray starts its workers by a command that asks (`py_executable` of
-a runtime environment):
+the memory. `ForkServer` is such a fork, which forks again whenever it is asked to. Ray
+starts its workers by a command that asks (`py_executable` of a runtime environment):
 
     python forkserver.py SOCKET SCRIPT ARGUMENT...    run a Python script in a fork
 
