@@ -109,18 +109,22 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | No
     longest, shortest = depths["seconds"].max(), depths["seconds"].min()
     unit, length = ("seconds", 1) if longest < 300 else ("minutes", 60) if longest < 3 * 3600 else ("hours", 3600)
     keys = []
+    is_log = longest > 8 * shortest > 0
     corners = [(-8, 8), (8, -15), (8, 8), (-8, -15)]  # points right of and above the mark
     for (name, look), corner in zip(_looks(trials).items(), corners * len(depths), strict=False):
         group = depths[depths["series"] == name]
         x, y = group["seconds"] / length, 100 * group["val_accuracy"]
         axes.errorbar(x, y, 100 * group["standard_error"], **_line(look), capsize=3)
         keys.append(_key(_short(name, 60), **_line(look)))
-        for label, *point in zip(group["depth_label"], x, y, strict=True):
-            side = "left" if corner[0] > 0 else "right"
-            offset: Any = {"xytext": corner, "textcoords": "offset points", "ha": side}
+        rooms = _rooms(np.log(x) if is_log else x)
+        for label, (left, right), *point in zip(group["depth_label"], rooms, x, y, strict=True):
+            own, other = (left, right) if corner[0] < 0 else (right, left)
+            place = corner if own >= other else (-corner[0], -15 if corner[1] > 0 else 8)  # where a name has room
+            side = "left" if place[0] > 0 else "right"
+            offset: Any = {"xytext": place, "textcoords": "offset points", "ha": side}
             axes.annotate(_short(label, 16), tuple(point), color=look.colour, fontsize=11, **offset)
     axes.margins(0.12)
-    if longest > 8 * shortest > 0:
+    if is_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
@@ -133,6 +137,15 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | No
     _title(axes, _cost_title(trials, advice))
     _legend(figure, keys)
     return figure
+
+
+def _rooms(values: Sequence[float]) -> list[tuple[float, float]]:
+    """How far the next smaller and the next larger value are from each."""
+    order = np.argsort(values, kind="stable")
+    gaps = np.diff(np.asarray(values)[order], prepend=-np.inf, append=np.inf)
+    rooms = np.empty((len(order), 2))
+    rooms[order] = np.column_stack([gaps[:-1], gaps[1:]])
+    return [(left, right) for left, right in rooms]
 
 
 @_styled
