@@ -52,7 +52,7 @@ RECIPE = (
     "final.enabled=false",
 )
 CASES = {
-    # four trials, the last as long as the others together, would not fill two lanes: one lane of two threads
+    # four trials, the deepest as long as the others together, would not fill two lanes: one lane of two threads
     "grid": ("grid.depth=[1,3,6,12]", "train.epochs=10", f"resources.cpus_per_worker={min(2, os.cpu_count() or 1)}"),
     "head": ("grid.depth=[1]", "grid.epochs=[20,50,100]"),
 }

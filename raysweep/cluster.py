@@ -29,8 +29,7 @@ from raysweep.startup import quick_imports
 
 os.environ.update(
     {
-        # read when Ray is imported: our ledger replaces Tune's loggers, our handler its Ctrl-C; relative paths stay;
-        # read by glibc in Ray's processes: their sixty threads need no heaps of their own (60 MB less a lane)
+        # read when Ray is imported: our ledger replaces Tune's loggers, our handler its Ctrl-C; relative paths stay
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -38,7 +37,9 @@ os.environ.update(
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        # read by glibc as a process of Ray's starts: its sixty threads need no heaps of their own
         "MALLOC_ARENA_MAX": "1",
+        # read by Ray's daemon: workers that it starts unasked are no forks, and nobody would use them
         "RAY_prestart_worker_first_driver": "0",
     }
 )
@@ -198,14 +199,13 @@ class Cluster:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._forks is not None:
             options["runtime_env"] = {"py_executable": self._forks.command()}
+        if self._head is None and self.address is None:
+            options |= self._local()
         try:
-            if self._head is not None:
-                ray.init(self._head.address(), **options)
-            elif self.address is not None:
-                ray.init(self.address, **options)
-            else:
-                ray.init("local", **self._local(), **options)
+            ray.init(self._head.address() if self._head else self.address or "local", **options)
         except ConnectionError:
+            if self.address is None:
+                raise
             raise RecipeError(
                 f"--address={self.address}: no Ray cluster lets this process in; start one with ray up or "
                 "ray start --head, and where it asks for a token, set RAY_AUTH_MODE=token"

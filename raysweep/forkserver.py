@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 STANDARD = (0, 1, 2)
@@ -66,31 +67,25 @@ class ForkServer:
 
 def ask(address: str, arguments: Sequence[str]) -> None:
     """Run a script in a fork, or in a new Python process in place of this one where no server answers."""
-    import array
-
     asked = {
         "arguments": arguments,
         "environment": dict(os.environ),
         "folder": os.getcwd(),  # noqa: PTH109 - pathlib is slow to import
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     }
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.connect(address)
-            server.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", STANDARD))])
-            server.sendall(json.dumps(asked).encode())
-            server.shutdown(socket.SHUT_WR)
-            if server.recv(1) == FORKED:
-                return
-    except OSError:
-        pass
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        socket.send_fds(server, [b"?"], STANDARD)
+        server.sendall(json.dumps(asked).encode())
+        server.shutdown(socket.SHUT_WR)
+        if server.recv(1) == FORKED:
+            return
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
 
 
 def _serve_until(watched: int, listener: socket.socket) -> NoReturn:
     """Fork for everyone who asks, until the other end of the pipe is closed."""
     import select
-    from contextlib import suppress
 
     try:
         os.setsid()  # Ctrl-C is for the process that this was
@@ -119,9 +114,11 @@ def _serve_until(watched: int, listener: socket.socket) -> NoReturn:
 
 
 def _close_all_but(*files: int) -> None:
-    kept = sorted({*STANDARD, *files})
-    for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-        os.closerange(low + 1, high)
+    kept = {*STANDARD, *files}
+    for file in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        with suppress(OSError):  # the list's own is closed already
+            if file not in kept:
+                os.close(file)
 
 
 def _become(asked: dict[str, Any], files: Sequence[int]) -> NoReturn:
@@ -136,7 +133,6 @@ def _become(asked: dict[str, Any], files: Sequence[int]) -> NoReturn:
             os.close(file)
         os.setpgid(0, 0)  # Ray ends a worker with its whole process group
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, asked["blocked"])
         os.environ.clear()
         os.environ.update(asked["environment"])

@@ -98,21 +98,20 @@ def run(recipe: Recipe, planned: Sequence[Planned], folder: Path, command: str, 
         def make(stop: threading.Event) -> list[str]:
             stored = _make_features(recipe, planned, folder, display, where, stop)
             audit.write(folder, findings, dataset)  # draws: not where Ctrl-C could cut an import of matplotlib in two
+            import_module("analysis.report")  # takes a second, which nobody waits for now
             return stored
 
-        recorder = _Recorder(book, display, columns)
         try:
             with _beside(make, first=where.makes_features()) as stored:
                 given = _Given(recipe, machine, folder, stored, list(findings.duplicated_test))
                 where.wait()
-                _run_trials(recipe, planned, machine, recorder, given)
+                _run_trials(recipe, planned, machine, _Recorder(book, display, columns), given)
             problem = _run_final(recipe, planned, machine, given, display)
         except KeyboardInterrupt:
             for name in display.running:
                 book.trial(name, "interrupted", epochs_completed=display.last.get(name, {}).get("epoch", 0))
             return Outcome(folder, interrupted=True)
         finally:
-            recorder.end()
             where.stop(folder)
     return Outcome(folder, problem=problem)
 
@@ -148,7 +147,6 @@ class _Recorder(ray.tune.Callback):
         self.book, self.display = book, display
         self.columns = {row["trial"]: {key: row[key] for key in row if key != "axes"} for row in columns}
         self.epochs: dict[str, int] = {}
-        self.importing: threading.Thread | None = None
         self.broken: list[TuneTrial] = []
         self.scheduler: StratifiedAsha | None = None
 
@@ -163,9 +161,6 @@ class _Recorder(ray.tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        if self.importing is None:  # drawing takes a second to import, which nobody waits for now
-            self.importing = threading.Thread(target=import_module, args=["analysis.report"], daemon=True)
-            self.importing.start()
         name = str(trial)
         if result["epoch"] <= self.epochs.get(name, 0):
             return
@@ -191,11 +186,6 @@ class _Recorder(ray.tune.Callback):
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
         self.on_step_end(0, trials)
-
-    def end(self) -> None:
-        """Wait for the recorder's own thread."""
-        if self.importing:
-            self.importing.join()
 
     def _end(self, name: str, state: ledger.State, **more: Any) -> None:
         self.book.trial(name, state, epochs_completed=self.epochs.get(name, 0), **more)
