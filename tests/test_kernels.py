@@ -1,5 +1,7 @@
 """Faster arithmetic on a CPU: the numbers stay those of the plain way."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from raysweep import kernels
 
 CPU = torch.device("cpu")
-WHOLE = [
+AS_PRODUCTS = [
     # size of the map, kernel, stride, padding
     (1, 1, 1, 0),
     (1, 3, 1, 1),
@@ -17,8 +19,18 @@ WHOLE = [
     (2, 2, 2, 0),
     (3, 5, 1, 2),
     (4, 7, 2, 3),
+    (3, 3, 1, 1),
+    (4, 3, 2, 1),
+    (5, 3, 2, 1),
+    (2, 1, 1, 0),
+    (8, 1, 1, 0),
+    (15, 1, 2, 0),
+    (1, 1, 1, 1),
+    (1, 2, 3, 4),
+    (4, 2, 2, 0),
+    (5, 5, 1, 1),
 ]
-PART = [(3, 3, 1, 1), (4, 3, 2, 1), (2, 1, 1, 0), (4, 2, 2, 0)]
+AS_BEFORE = [(4, 3, 1, 1), (8, 3, 2, 1), (9, 1, 1, 0), (2, 1, 1, 1)]
 
 
 def both_ways(make, maps, monkeypatch, *, linear):
@@ -39,9 +51,9 @@ def both_ways(make, maps, monkeypatch, *, linear):
     return results
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), WHOLE)
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), AS_PRODUCTS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_whole_maps_as_a_linear_layer(size, kernel, stride, padding, bias, monkeypatch):
+def test_small_maps_and_single_points_as_matrix_products(size, kernel, stride, padding, bias, monkeypatch):
     torch.manual_seed(0)
     maps = torch.randn(16, 3, size, size, dtype=torch.float64)
     plain, arranged = both_ways(
@@ -59,7 +71,7 @@ def test_maps_that_are_not_square(monkeypatch):
     torch.testing.assert_close(plain, arranged, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), PART)
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), AS_BEFORE)
 def test_larger_maps_as_before(size, kernel, stride, padding, monkeypatch):
     maps = torch.randn(16, 4, size, size)
     plain, arranged = both_ways(lambda: nn.Conv2d(4, 6, kernel, stride, padding), maps, monkeypatch, linear=False)
@@ -80,6 +92,34 @@ def test_other_kinds_of_convolution_as_before(options, monkeypatch):
         lambda: nn.Conv2d(4, 6, 3, **options), torch.randn(16, 4, 2, 2), monkeypatch, linear=False
     )
     torch.testing.assert_close(plain, arranged)
+
+
+@pytest.mark.parametrize("of", ["maps", "kernel"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_one_gradient_alone(of, kernel):
+    plain = nn.Conv2d(3, 5, kernel, padding=kernel // 2)
+    arranged = kernels.arrange(copy.deepcopy(plain), CPU)
+    found = []
+    for module in (plain, arranged):
+        maps = torch.linspace(-1, 1, 4 * 3 * 2 * 2).view(4, 3, 2, 2).requires_grad_(of == "maps")
+        module.weight.requires_grad_(of == "kernel")
+        module(maps).square().sum().backward()
+        found.append(maps.grad if of == "maps" else module.weight.grad)
+        assert (module.weight if of == "maps" else maps).grad is None
+    torch.testing.assert_close(*found)
+
+
+def test_autocast_as_before(monkeypatch):
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, arranged = both_ways(
+            lambda: nn.Conv2d(4, 6, 3, padding=1), torch.randn(16, 4, 2, 2), monkeypatch, linear=False
+        )
+    torch.testing.assert_close(plain, arranged)
+
+
+def test_a_kernel_larger_than_the_map_is_refused_as_before():
+    with pytest.raises(RuntimeError, match="[Kk]ernel size"):
+        kernels.arrange(nn.Conv2d(4, 6, 3), CPU)(torch.randn(16, 4, 2, 2))
 
 
 def test_outputs_are_channels_last():
