@@ -4,7 +4,7 @@ Without features every epoch of every trial passes its images through the frozen
 again; with them the images pass once and what crosses the cut is read each time. A late
 cut is small and saves much. A wide early cut can take longer to read than to compute, or
 not fit. Rates are measured on this machine: seconds an image of every node of the network
-(with random weights: arithmetic does not care), and how fast stored rows are read, from
+(all zeros: arithmetic does not care), and how fast stored rows are read, from
 memory while all features fit there, else from disk.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from raysweep import backbones, datasets, depth
+from raysweep import datasets, depth
 from raysweep.assembly import is_cacheable, store_of, views_of, weights_seed
 from raysweep.features import STORED_AS
 from raysweep.plan import Planned, outline
@@ -134,7 +134,7 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
     first = phases[0]
     shape = datasets.shape(first.data)
     cut = _cut_of(first)
-    per_image = _prefix_seconds(first.backbone, first.model, _image_size(first), cut)
+    per_image = _prefix_seconds(first, cut)
     counts = {"train": shape.train, "val": shape.val}
     computed = sum(counts[split] for split, _ in views_of(first))
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
@@ -182,19 +182,18 @@ def _cut(name: str, model: Model, classes: int, at: Any, image_size: int) -> dep
     return depth.cut(backbone.network, depth.select(backbone.network, at, backbone.head), image_size)
 
 
-def _prefix_seconds(name: str, model: Model, image_size: int, cut: depth.Cut) -> float:
+def _prefix_seconds(first: Trial, cut: depth.Cut) -> float:
     """Seconds that one image takes through a cut's prefix."""
     if cut.prefix is None:
         return 0.0
-    nodes = _node_seconds(name, model, image_size)
+    nodes = _node_seconds(first.backbone, first.model, datasets.shape(first.data).classes, _image_size(first))
     return sum(nodes.get(node.name, 0.0) for node in cut.prefix.graph.nodes)  # type: ignore[union-attr]
 
 
 @lru_cache(maxsize=8)
-def _node_seconds(name: str, model: Model, image_size: int) -> dict[str, float]:
-    network = backbones.build(name, model, 10, seed=0, load=False).network
+def _node_seconds(name: str, model: Model, classes: int, image_size: int) -> dict[str, float]:
     batch = max(2, min(16, TIMED_PIXELS // image_size**2))
-    return depth.seconds_per_node(network, image_size, batch)
+    return depth.seconds_per_node(outline(name, model, classes).network, image_size, batch)
 
 
 @lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -137,7 +138,8 @@ class Cluster:
         if self.address not in (None, "auto"):
             check_address(str(self.address))
         if self.address is None and forkserver.is_sound():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for both, once it knows of each other
+            for name, value in _private().items():
+                os.environ.setdefault(name, value)
             self._head = Head(**self._local())
             try:
                 _import_for_workers(self.recipe)
@@ -217,11 +219,21 @@ class Cluster:
         return Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
 
     def _stop(self, folder: Path | None) -> None:
-        if self._head is not None:
-            self._head.stop()
         if self._logs and self.address is None and folder is not None:
             with suppress(OSError, shutil.Error):
                 shutil.copytree(self._logs, folder / "ray" / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        if self._head is not None:
+            self._head.stop()  # which removes them
+
+
+def _private() -> dict[str, str]:
+    """What Ray reads as it starts to listen on the loopback alone, and there to none but this sweep's processes."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: this machine has no address but 127.0.0.1
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def _import_for_workers(recipe: Recipe) -> None:

@@ -24,7 +24,7 @@ import fnmatch
 import inspect
 import operator
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -186,7 +186,10 @@ def outputs(network: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
 
 
 def seconds_per_node(network: nn.Module, image_size: int, batch: int) -> dict[str, float]:
-    """Seconds an image that each node of the traced graph takes on this machine, in eval mode, at a batch size."""
+    """Seconds an image that each node of the traced graph takes on this machine, in eval mode, at a batch size.
+
+    Of the network's tensors only the shapes matter.
+    """
     seconds: dict[str, float] = {}
 
     class Timer(fx.Interpreter):
@@ -197,7 +200,8 @@ def seconds_per_node(network: nn.Module, image_size: int, batch: int) -> dict[st
             return value
 
     images = torch.randn(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    timer = Timer(arrange(_trace(network).eval(), torch.device("cpu")))
+    zeros = _copy_with(traced(network, image_size)[0], lambda x: torch.empty_like(x, device="cpu").zero_())
+    timer = Timer(arrange(zeros.eval(), torch.device("cpu")))
     with torch.no_grad():
         for _ in range(2):  # the second time counts: the first warms up
             timer.run(images)
@@ -334,10 +338,10 @@ def _dropout_module(traced: fx.GraphModule, node: fx.Node, name: str) -> None:
 def traced(network: nn.Module, image_size: int) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
     """The traced network and, for batches of each size in PROBES, the values of its nodes; kept for its next cut."""
     graph = _trace(network)
-    return graph, [_shapes(graph, batch, image_size) for batch in PROBES]
+    return graph, _shapes(graph, image_size)
 
 
-def _shapes(traced: fx.GraphModule, batch: int, image_size: int) -> dict[str, Any]:
+def _shapes(traced: fx.GraphModule, image_size: int) -> list[dict[str, Any]]:
     """The value of every node on the meta device: shapes without arithmetic or memory."""
     values: dict[str, Any] = {}
 
@@ -346,10 +350,23 @@ def _shapes(traced: fx.GraphModule, batch: int, image_size: int) -> dict[str, An
             values[n.name] = super().run_node(n)
             return values[n.name]
 
-    shadow = copy.deepcopy(traced).to("meta").eval()
-    with torch.no_grad():
-        Recorder(shadow).run(torch.empty(batch, 3, image_size, image_size, device="meta"))
-    return values
+    shadow = _copy_with(traced, lambda x: x.to("meta")).eval()
+    found = []
+    for batch in PROBES:
+        values = {}
+        with torch.no_grad():
+            Recorder(shadow).run(torch.empty(batch, 3, image_size, image_size, device="meta"))
+        found.append(values)
+    return found
+
+
+def _copy_with(traced: fx.GraphModule, make: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    """A copy that has `make(x)` for every parameter and buffer x, none of which is copied itself."""
+    made: dict[int, Tensor] = {}
+    for x in (*traced.parameters(), *traced.buffers()):
+        new = make(x.detach())
+        made[id(x)] = nn.Parameter(new, requires_grad=False) if isinstance(x, nn.Parameter) else new
+    return copy.deepcopy(traced, made)
 
 
 class _Cutter:

@@ -1,11 +1,16 @@
 """Ray's head in a process of its own: it starts while the sweep's process still imports torch.
 
-python -m raysweep.head OPTIONS    start Ray with options of `ray.init` in JSON, print its address, stop with stdin
+python -m raysweep.head OPTIONS    start Ray with parameters in JSON, print its address, stop with stdin
+
+It is what `ray.init("local")` starts but for two services that a sweep has no use for: the
+one that would ask a cloud for more machines, and the one that prints workers' output at the
+driver. They are a second of a processor and most of the time that Ray takes to stop.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,13 +23,13 @@ class Head:
     """Ray on this machine, started at once and stopped with this process.
 
     Args:
-        options: of `ray.init`.
+        parameters: `num_cpus` and `include_dashboard`, as of `ray.init`.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **parameters: Any) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", __spec__.name, json.dumps(options)],
+            [sys.executable, "-m", __spec__.name, json.dumps(parameters)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -52,16 +57,17 @@ class Head:
         self._errors.close()
 
 
-def main(options: dict[str, Any]) -> None:
+def main(parameters: dict[str, Any]) -> None:
     """Run Ray until standard input ends."""
-    import logging
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
 
-    import ray
-
-    context = ray.init("local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    print(context.address_info["gcs_address"], flush=True)  # type: ignore[attr-defined]
+    wanted = RayParams(no_monitor=True, include_log_monitor=False, **parameters)  # type: ignore[arg-type]
+    node = Node(wanted, head=True, shutdown_at_exit=False)
+    print(node.gcs_address, flush=True)
     sys.stdin.read()
-    ray.shutdown()
+    node.kill_all_processes(check_alive=False, allow_graceful=True)
+    shutil.rmtree(node.get_session_dir_path(), ignore_errors=True)
     leave(0)
 
 

@@ -53,7 +53,8 @@ class MatrixConv2d(nn.Conv2d):
         count = rows[-1].outputs.stop * columns[-1].outputs.stop if rows and columns else math.inf
         if self.kernel_size == (1, 1) and self.padding == (0, 0) and count <= MOST_OUTPUTS_OF_POINTS:
             seen = pixels[:, :: self.stride[0], :: self.stride[1]]
-            return F.linear(seen, taps.flatten(1), self.bias).permute(0, 3, 1, 2)
+            points = F.linear(seen.flatten(0, 2), taps.flatten(1), self.bias)  # of four axes it is slow with gaps
+            return points.view(*seen.shape[:3], -1).permute(0, 3, 1, 2)
         if count > MOST_OUTPUTS:
             return super().forward(maps)
         outputs = _Windows.apply(pixels, taps, rows, columns)

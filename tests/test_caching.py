@@ -21,7 +21,7 @@ def machine(monkeypatch):
     """Set this machine's rates: seconds an image by a prefix's number of layers, bytes a second, memory."""
 
     def set_rates(seconds, memory_bytes=1e9, disk_bytes=1e9, available=ALWAYS_FITS):
-        def prefix_seconds(name, model, image_size, cut):
+        def prefix_seconds(trial, cut):
             if cut.prefix is None:
                 return 0.0
             trained = {name.rpartition(".")[0] for name in cut.trained}

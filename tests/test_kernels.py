@@ -118,7 +118,7 @@ def test_autocast_as_before(monkeypatch):
 
 
 def test_a_kernel_larger_than_the_map_is_refused_as_before():
-    with pytest.raises(RuntimeError, match="[Kk]ernel size"):
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
         kernels.arrange(nn.Conv2d(4, 6, 3), CPU)(torch.randn(16, 4, 2, 2))
 
 
