@@ -2,9 +2,10 @@
 
 python -m raysweep.head OPTIONS    start Ray with parameters in JSON, print its address, stop with stdin
 
-It is what `ray.init("local")` starts but for two services that a sweep has no use for: the
-one that would ask a cloud for more machines, and the one that prints workers' output at the
-driver. They are a second of a processor and most of the time that Ray takes to stop.
+It is what `ray.init("local")` starts but for services that a sweep has no use for: what would
+ask a cloud for more machines, what prints workers' output at the driver and, where there is
+no dashboard, the dashboard's process, which Ray starts then too, for statistics of usage that
+are off. They are two seconds of a processor and most of the time that Ray takes to stop.
 """
 
 from __future__ import annotations
@@ -62,8 +63,13 @@ def main(parameters: dict[str, Any]) -> None:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    class WithoutDashboard(Node):
+        def start_api_server(self, **options: Any) -> None:
+            """Start nothing."""
+
+    kind = Node if parameters["include_dashboard"] else WithoutDashboard
     wanted = RayParams(no_monitor=True, include_log_monitor=False, **parameters)  # type: ignore[arg-type]
-    node = Node(wanted, head=True, shutdown_at_exit=False)
+    node = kind(wanted, head=True, shutdown_at_exit=False)
     print(node.gcs_address, flush=True)
     sys.stdin.read()
     node.kill_all_processes(check_alive=False, allow_graceful=True)

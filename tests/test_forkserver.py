@@ -1,5 +1,6 @@
 """Processes that are forks of one that has imported already, and Ray's head, each driven from a process of its own."""
 
+import ipaddress
 import json
 import os
 import shlex
@@ -156,7 +157,7 @@ def test_what_is_imported_before_the_forks_starts_no_ray_and_no_threads():
 
 @pytest.mark.ray
 def test_ray_that_does_not_start_says_why():
-    head = Head(num_cpus="many")
+    head = Head(num_cpus="many", include_dashboard=False)
     with pytest.raises(RuntimeError, match=r"Ray did not start: .+"):
         head.address()
     head.stop()
@@ -164,13 +165,17 @@ def test_ray_that_does_not_start_says_why():
 
 USES = """
 import os, signal, sys, time
+import psutil
 from raysweep.cluster import Cluster
 from raysweep.recipe import Recipe
 with Cluster(Recipe()) as cluster:
     cluster.wait()
     import ray
     worker = ray.remote(lambda: (os.getpid(), os.getppid(), "torch" in sys.modules))
-    print(*ray.get(worker.remote()), cluster._forks._process, flush=True)
+    session = cluster._logs.parent
+    sockets = [one for own in psutil.Process().children(recursive=True) for one in own.net_connections("tcp")]
+    heard = {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    print(*ray.get(worker.remote()), cluster._forks._process, session, *heard, flush=True)
     if sys.argv[1:]:
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -183,19 +188,21 @@ def ray_processes() -> list[int]:
 @pytest.mark.ray
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 @pytest.mark.parametrize("killed", [False, True])
-def test_workers_of_ray_are_forks_and_nothing_is_left(killed, tmp_path: Path):
+def test_workers_of_ray_are_forks_nobody_else_is_let_in_and_nothing_is_left(killed, tmp_path: Path):
     script = tmp_path / "uses.py"
     script.write_text(USES)
     before = set(ray_processes())
     done = subprocess.run(
         [sys.executable, str(script), *(["kill"] if killed else [])], capture_output=True, text=True, check=False
     )
-    worker, parent, has_torch, server = done.stdout.split()
+    worker, parent, has_torch, server, session, *heard = done.stdout.split()
     assert (parent, has_torch) == (server, "True")
+    assert heard and all(ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in heard)
     assert done.returncode == (-signal.SIGKILL if killed else 0)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and (set(ray_processes()) - before or psutil.pid_exists(int(worker))):
         time.sleep(0.2)
     assert not set(ray_processes()) - before
     assert not psutil.pid_exists(int(worker))
+    assert not Path(session).exists()
     assert not psutil.pid_exists(int(server))
