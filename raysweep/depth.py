@@ -342,7 +342,14 @@ def traced(network: nn.Module, image_size: int) -> tuple[fx.GraphModule, list[di
 
 
 def _shapes(traced: fx.GraphModule, image_size: int) -> list[dict[str, Any]]:
-    """The value of every node on the meta device: shapes without arithmetic or memory."""
+    """The values of all nodes on the meta device, where they have shapes but neither arithmetic nor memory."""
+    shadow = _copy_with(traced, lambda x: x.to("meta")).eval()
+    return [_values(shadow, torch.empty(batch, 3, image_size, image_size, device="meta")) for batch in PROBES]
+
+
+@torch.no_grad()
+def _values(traced: fx.GraphModule, images: Tensor) -> dict[str, Any]:
+    """The value of every node."""
     values: dict[str, Any] = {}
 
     class Recorder(fx.Interpreter):
@@ -350,14 +357,8 @@ def _shapes(traced: fx.GraphModule, image_size: int) -> list[dict[str, Any]]:
             values[n.name] = super().run_node(n)
             return values[n.name]
 
-    shadow = _copy_with(traced, lambda x: x.to("meta")).eval()
-    found = []
-    for batch in PROBES:
-        values = {}
-        with torch.no_grad():
-            Recorder(shadow).run(torch.empty(batch, 3, image_size, image_size, device="meta"))
-        found.append(values)
-    return found
+    Recorder(traced).run(images)
+    return values
 
 
 def _copy_with(traced: fx.GraphModule, make: Callable[[Tensor], Tensor]) -> fx.GraphModule:
