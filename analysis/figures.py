@@ -248,7 +248,8 @@ def _draw_depths(
     trials = with_series(trials)
     trials = trials[trials[value].notna()]
     looks, lone = _looks(trials), _yardsticks(trials)
-    layers = trials[~trials["series"].isin(lone)].groupby("depth_label")["layers"].max().sort_values(kind="stable")
+    points = trials[~trials["series"].isin(lone)]
+    layers = points.groupby("depth_label")["layers"].max().sort_values(kind="stable")
     places = {str(label): place for place, label in enumerate(layers.index)}
     low, high = _limits(trials, depths, value, error)
     axes.set(ylim=(low, high), xlim=(-0.5, len(places) - 0.5))
@@ -267,8 +268,8 @@ def _draw_depths(
         pick = advice.recommended
         axes.plot(places[pick["depth_label"]] + looks[pick["series"]].shift, 100 * pick[value], ms=20, zorder=5, **RING)
     lines = {name: look for name, look in looks.items() if name not in lone}
-    hidden = int((~(100 * trials[value]).between(low, high)).sum())
-    return _depth_keys(lines, trials, depths, hidden, ringed=advice is not None)
+    hidden = int((~(100 * points[value]).between(low, high)).sum())
+    return _depth_keys(lines, points, depths, hidden, ringed=advice is not None)
 
 
 def _draw_series(

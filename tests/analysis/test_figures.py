@@ -27,6 +27,16 @@ def test_accuracy_by_depth(digits_run):
     assert sum(line.get_markersize() == 20 for line in axes.lines) == 1  # the ring of the recommendation
 
 
+def test_the_legend_has_no_key_to_what_is_not_drawn(make_run):
+    """Of a network trained whole from scratch the mean is a line; its single trials are no points."""
+    outcomes = [(plan := planned(depth), "finished", epoch_rows(plan, 0.9 + depth / 100)) for depth in (1, 3)]
+    plan = planned("all", backbone="small_cnn")
+    poor = planned("all", backbone="small_cnn", lr=1e-1)
+    outcomes += [(plan, "finished", epoch_rows(plan, 0.88)), (poor, "stopped", epoch_rows(poor, 0.1, 2))]
+    legend = [text.get_text() for text in drawn(make_run(outcomes))[0].legends[0].get_texts()]
+    assert not [text for text in legend if "off the axis" in text or "stopped" in text]
+
+
 def test_learning_curves_have_a_panel_for_each_depth(digits_run):
     figure = figures.learning_curves(tables.epochs_table(digits_run))
     titles = [axes.get_title(loc="left").splitlines()[-1] for axes in figure.axes]
