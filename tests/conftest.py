@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from urllib.error import URLError
 
 import pytest
 
@@ -40,3 +41,14 @@ def one_thread():
     """Tests of the analysis do not import torch, and this does not do it for them."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Nothing can be fetched."""
+
+    def refuse(*_, **__):
+        raise URLError("there is no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("torch.hub.urlopen", refuse)

@@ -1,18 +1,9 @@
-from urllib.error import URLError
-
 import pytest
 
 from raysweep.plan import extra_axes, plan
 from raysweep.recipe import Recipe, RecipeError, load
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise URLError("a plan fetches nothing")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def recipe(grid, **more):

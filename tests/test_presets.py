@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +14,8 @@ from raysweep.plan import plan
 from raysweep.recipe import QUICKSTART, Head, load, preset_names
 from raysweep.smoke import shrink
 from tests.image_files import write_cifar
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 PUBLISHED = (
     "resnet50-cifar100-layers",
@@ -31,15 +32,6 @@ RESNET50 = 25_557_032
 RESNET18 = 11_689_512
 LITE0 = 3_383_818
 """With a classifier of ten."""
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise URLError("a plan fetches nothing")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
 
 
 def counts(name):
