@@ -48,7 +48,7 @@ def no_network(monkeypatch):
     """Nothing can be fetched."""
 
     def refuse(*_, **__):
-        raise URLError("there is no network")
+        raise URLError("no network in tests")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("torch.hub.urlopen", refuse)

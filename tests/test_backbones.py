@@ -1,5 +1,4 @@
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 import safetensors.torch
@@ -24,17 +23,6 @@ from raysweep.scratch import SCRATCH
 
 NONE = Model(weights="none")
 LITE0 = "tf_efficientnet_lite0"
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """torch's downloads fail as they do without a network."""
-
-    def refuse(*_, **__):
-        raise URLError("no network in tests")
-
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 def same(first, second):
@@ -364,7 +352,7 @@ def test_weights_that_are_not_there(name, weights, match):
         (LITE0, "pretrained"),
     ],
 )
-def test_weights_by_name(offline, name, weights):
+def test_weights_by_name(no_network, name, weights):
     check_weights(name, Model(weights=weights))
 
 
@@ -426,13 +414,13 @@ def test_file_that_is_no_weights(tmp_path, suffix):
         build("small_cnn", Model(weights=str(path)), 4, seed=0)
 
 
-def test_no_network_says_where_the_file_belongs(offline, monkeypatch, tmp_path):
+def test_no_network_says_where_the_file_belongs(no_network, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     where = rf"{tmp_path}/hub/checkpoints/resnet18-\w+\.pth \(TORCH_HOME sets the folder\)"
     with pytest.raises(RecipeError, match=rf"weights of resnet18 .* \(URLError: .*\); put the file at {where}"):
         build("resnet18", Model(), 4, seed=0)
 
 
-def test_no_network_for_timm(offline):
+def test_no_network_for_timm(no_network):
     with pytest.raises(RecipeError, match=r"weights of test_vit are not on this machine .* timm/test_vit.* \(HF_HOME"):
         build("test_vit", Model(), 4, seed=0)

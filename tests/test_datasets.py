@@ -2,7 +2,6 @@ import json
 import os
 import re
 import threading
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -14,15 +13,10 @@ from tests.image_files import write_cifar, write_classes, write_dtd, write_image
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path, monkeypatch, no_network):
     """A cache and a data folder of the test's own, and no network."""
-
-    def no_network(*_, **__):
-        raise URLError("no network in tests")
-
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path / "fetched"))
-    monkeypatch.setattr("urllib.request.urlopen", no_network)
     return tmp_path / "cache" / "images"
 
 
