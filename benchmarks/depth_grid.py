@@ -36,9 +36,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from raysweep import assembly, depth
+from raysweep.train import assembly
+from raysweep.nets import cut as depth
 from raysweep.recipe import Recipe, Trial, load
-from raysweep.sources import Images
+from raysweep.data.sources import Images
 
 RECIPE = (
     "data.limit=1024",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -18,9 +19,8 @@ from typing import Any
 
 import click
 
-from raysweep.ledger import RunFolderError
 from raysweep.recipe import Recipe, RecipeError, load, preset_names
-from raysweep.startup import leave, quick_imports
+from raysweep.sweep.ledger import RunFolderError
 
 PLAN_FIELDS = (
     "trial", "backbone", "depth", "lr", "seed", "trainable_tensors", "trainable_parameters", "total_parameters",
@@ -61,7 +61,7 @@ def main(
             raise RecipeError("--json goes with --plan")
         recipe = _recipe(words)
         if smoke:
-            from raysweep.smoke import shrink
+            from raysweep.sweep.smoke import shrink
 
             recipe = shrink(recipe)
         if plan_only:
@@ -90,32 +90,30 @@ def _list() -> None:
 
 
 def _show_plan(recipe: Recipe, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from raysweep.caching import decide
-    from raysweep.plan import plan
+    from raysweep.features.decide import decide
+    from raysweep.sweep.plan import plan
 
     planned = plan(recipe)
-    decisions = decide(planned, recipe)
-    rows = [one.columns() for one in planned]
+    decisions = decide([one.trial for one in planned], recipe.features)
+    configurations = [one.configuration for one in planned]
     if as_json:
-        trials = [{key: row[key] for key in PLAN_FIELDS} for row in rows]
-        features = [asdict(one) for one in decisions]
+        trials = [configuration.model_dump(mode="json", include=set(PLAN_FIELDS)) for configuration in configurations]
+        features = [decision.model_dump(mode="json") for decision in decisions]
         click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features}))
         return
     header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
     groups = Counter(
-        (row["backbone"], row["depth_label"], row["layers"], row["first_trainable"], row["trainable_tensors"],
-         row["trainable_parameters"], row["total_parameters"]) for row in rows
+        (one.backbone, one.depth_label, one.layers, one.first_trainable, one.trainable_tensors,
+         one.trainable_parameters, one.total_parameters) for one in configurations
     )  # fmt: skip
     table = [header, *((f"{cell:,}" if isinstance(cell, int) else cell for cell in (*k, n)) for k, n in groups.items())]
     _print_columns([tuple(line) for line in table])
-    for phases, number in Counter(row["phases"] for row in rows if row["phases"]).items():
+    for phases, number in Counter(one.phases for one in configurations if one.phases).items():
         click.echo(f"{number} trials in phases: {phases}")
     click.echo()
     _show_features(decisions)
-    epochs = sum(row["epochs_planned"] for row in rows)
-    click.echo(f"{len(rows)} trials, at most {epochs} epochs in all; nothing was trained or fetched")
+    epochs = sum(one.epochs_planned for one in configurations)
+    click.echo(f"{len(planned)} trials, at most {epochs} epochs in all; nothing was trained or fetched")
 
 
 def _show_features(decisions: Sequence[Any]) -> None:
@@ -151,33 +149,33 @@ def _print_columns(table: Sequence[Sequence[str]]) -> None:
 
 def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
     """Run a sweep and its report; returns the exit status."""
+    from raysweep.engine import environment
+    from raysweep.sweep.plan import plan
+
     folder = run_dir or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    from raysweep.cluster import Cluster
+    planned = plan(recipe)
+    files = environment.prepare(local=address is None)
+    try:
+        from raysweep.engine.run import run
 
-    with Cluster(recipe, address) as cluster:  # Ray starts now, beside the imports and the plan
-        try:
-            with quick_imports():
-                from raysweep import sweep
-                from raysweep.plan import plan
-
-                planned = plan(recipe)  # imports the libraries of its networks
-            outcome = sweep.run(recipe, planned, folder, _command(), cluster)
-        except RunFolderError as error:
-            return _refuse(RecipeError(f"--run-dir: {error}"))
-        except RecipeError as error:
-            return _refuse(error)  # said before Ray, half started, is stopped
-        return _answer(folder, outcome.interrupted, outcome.problem)
+        outcome = run(recipe, planned, folder, _command(), address, files)
+    except RunFolderError as error:
+        raise RecipeError(f"--run-dir: {error}") from None
+    finally:
+        if files is not None:
+            shutil.rmtree(files, ignore_errors=True)
+    return _answer(folder, outcome.interrupted, outcome.problem)
 
 
 def _answer(folder: Path, interrupted: bool, problem: str) -> int:
-    with quick_imports():
-        from analysis import report
-    page = report.build(folder)
+    from raysweep.report import page
+
+    path = page.build(folder)
     if interrupted:
-        click.echo(f"interrupted; what there was is in {page}", err=True)
+        click.echo(f"interrupted; what there was is in {path}", err=True)
         return INTERRUPTED
-    click.echo(report.answer(folder))
-    click.echo(f"report: {page}")
+    click.echo(page.answer(folder))
+    click.echo(f"report: {path}")
     if problem:
         click.echo(f"error: {problem}", err=True)
         return 1
@@ -194,14 +192,6 @@ def _command() -> str:
     return shlex.join(["python", "-m", "raysweep.grid", *sys.argv[1:]])
 
 
-def _process() -> None:
-    """The command as a process of its own, which SIGTERM interrupts as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except SystemExit as end:
-        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
-
-
 if __name__ == "__main__":
-    _process()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    main(prog_name="python -m raysweep.grid")

@@ -143,7 +143,8 @@ def test_only_a_process_in_which_nothing_has_begun_is_forked():
 def test_what_is_imported_before_the_forks_starts_no_ray_and_no_threads():
     code = """
     import sys, threading
-    from raysweep import cluster, forkserver
+    from raysweep import forkserver
+    from raysweep.engine import session as cluster
     from raysweep.recipe import load
     cluster._import_for_workers(load(None, ["grid.backbone=[resnet18]"]))
     assert "timm" not in sys.modules
@@ -166,7 +167,7 @@ def test_ray_that_does_not_start_says_why():
 USES = """
 import os, signal, sys, time
 import psutil
-from raysweep.cluster import Cluster
+from raysweep.engine.session import Cluster
 from raysweep.recipe import Recipe
 with Cluster(Recipe()) as cluster:
     cluster.wait()

@@ -1,0 +1,1 @@
+"""Images: found, decoded once, split, prepared for a network, looked through for copies."""

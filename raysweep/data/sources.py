@@ -7,39 +7,13 @@ frontier tensors of those images, so that training does not know where they come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from raysweep.recipe import Statistics
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """From stored images to the network's input."""
-
-    image_size: int
-    """Side in pixels."""
-    statistics: Statistics
-
-    def __call__(self, images: Tensor, flips: Tensor | None = None) -> Tensor:
-        """(batch, 3, any, any) uint8 → (batch, 3, image_size, image_size) float32, channels last.
-
-        `flips` is (batch,) bool: which images to mirror.
-        """
-        scaled = images.to(torch.float32).div_(255.0).contiguous(memory_format=torch.channels_last)
-        if scaled.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True, align_corners=False)
-        if flips is not None:
-            scaled = torch.where(flips.view(-1, 1, 1, 1), scaled.flip(-1), scaled)
-        mean = torch.tensor(self.statistics.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.statistics.std, device=images.device).view(1, 3, 1, 1)
-        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+from raysweep.data.preparation import Preparation
 
 
 class Source(Protocol):

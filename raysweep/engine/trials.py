@@ -1,146 +1,162 @@
-"""One configuration as a Ray Train run inside a Ray Tune trial.
+"""The trials of a sweep through Ray Tune, every row into the ledger.
 
-With one worker the training loop runs in the trial's own process (Ray Train's local
-mode), which Tune keeps warm for the next trial; with more it is distributed data parallel
-in worker processes of its own. Rank 0's rows reach Tune either way.
+Lanes: with one worker a trial, Ray Tune keeps as many trial processes as fit and hands
+them one configuration after the other.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import time
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 import ray.tune
+from ray.tune.experiment import Trial as TuneTrial
 
-from raysweep.startup import free_memory, keep_freed_memory, quick_imports
+from raysweep.engine.jobs import job_of, row_of, run_trial
+from raysweep.engine.resources import Machine
+from raysweep.engine.scheduler import HalvingScheduler
+from raysweep.recipe import Recipe, Trial
+from raysweep.sweep.ledger import Ledger
+from raysweep.sweep.plan import PlannedTrial
+from raysweep.sweep.progress import Display
+from raysweep.sweep.rows import State, TrialJob
+from raysweep.sweep.rungs import Strata
 
-MOST_CONTROLLER_FAILURES = 3
-"""Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
-
-POLL_S = 0.05
-"""Between looks whether the features are there."""
-
-Report = Callable[[dict[str, Any]], None]
+DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
+"""What a trial that only directs its workers occupies, so that it does not take their CPUs."""
 
 
-def run(space: dict[str, Any]) -> None:
-    """The function that Ray Tune calls for a trial.
+@dataclass(frozen=True)
+class Jobs:
+    """Makes the jobs of a sweep: what every trial is given beside its own configuration."""
 
-    Args:
-        space: under the key `given`: `trial` (a `recipe.Trial` as plain values), `name`, `workers`, `cpus`,
-            `gpus` (of a worker), `storage` (folder for Ray Train's own files), `features`
-            (`recipe.Features` as plain values), `stored` (names of the phases that read stored features) and
-            `stored_later` (the file to wait for where `stored` is None).
-    """
-    config = space["given"]
-    workers = config["workers"]
-    with quick_imports():
-        from ray.train.torch import TorchTrainer
+    recipe: Recipe
+    machine: Machine
+    storage: Path
+    stored: tuple[str, ...]
+    """Names of the phases that read stored features."""
 
-        if workers == 1:  # what `_loop` needs, and a process that only directs workers does not
-            import torchvision  # noqa: F401
-
-            import raysweep.phases  # noqa: F401
-    if workers == 1:
-        trainer = TorchTrainer(_loop, train_loop_config=config, scaling_config=ray.train.ScalingConfig(num_workers=0))
-    else:
-        from ray.tune.integration.ray_train import TuneReportCallback
-
-        _name_this_cluster()
-        trainer = TorchTrainer(
-            _loop,
-            train_loop_config=config,
-            scaling_config=scaling(workers, config["cpus"], config["gpus"]),
-            run_config=ray.train.RunConfig(
-                name=config["name"],
-                storage_path=config["storage"],
-                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-                failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),  # type: ignore[call-arg]
-            ),
+    def of(self, trial: Trial) -> TrialJob:
+        """A trial's job."""
+        resources = self.recipe.resources
+        return TrialJob(
+            name=trial.name,
+            trial=trial,
+            workers=resources.workers_per_trial,
+            cpus=resources.cpus_per_worker,
+            gpus=self.machine.gpus_per_worker(self.recipe),
+            storage=str(self.storage),
+            features=self.recipe.features,
+            stored=self.stored,
         )
-    try:
-        trainer.fit()
-    finally:
-        free_memory()  # or a lane would grow by what the trials before left behind
 
 
-def _name_this_cluster() -> None:
-    """Tell the helpers of a Ray Train run which cluster is theirs.
-
-    The one that frees the workers of a stopped trial looks for a cluster on the machine, and
-    where there are several takes the newest: the resources would then never come free.
-    """
-    from ray.train.v2._internal import constants
-
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-
-
-def scaling(workers: int, cpus: int, gpus: float) -> ray.train.ScalingConfig:
-    """So many workers, each with so many CPUs and GPUs."""
-    resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources)
-
-
-@contextlib.contextmanager
-def world(cpus: int, gpus: float) -> Iterator[Any]:
-    """This process among the ranks of its Ray Train run, with its device and threads set."""
-    import torch
-    import torch.distributed as dist
-
-    from raysweep.training import World
-
-    torch.set_num_threads(cpus)
-    keep_freed_memory()
-    if gpus and not torch.cuda.is_available():
-        raise RuntimeError("the trial was given a GPU but torch sees none: install torch for this machine's CUDA")
-    group = dist.is_initialized()  # Ray Train makes one for its workers, and none in the trial's own process
-    device = torch.device("cpu") if not gpus else ray.train.torch.get_device() if group else torch.device("cuda")
-    yield World(dist.get_rank(), dist.get_world_size(), device) if group else World(device=device)
+def run_trials(jobs: Jobs, planned: Sequence[PlannedTrial], ledger: Ledger, display: Display) -> None:
+    """Every trial through Ray Tune, the costliest first so that no lane is left with it at the end."""
+    recipe, machine = jobs.recipe, jobs.machine
+    nested = recipe.resources.workers_per_trial > 1
+    cpus, gpus = float(recipe.resources.cpus_per_worker), machine.gpus_per_worker(recipe)
+    need = DRIVER_RESOURCES if nested else {"CPU": cpus, "GPU": gpus}
+    strata = strata_of(recipe, [one.trial for one in planned])
+    ordered = sorted(planned, key=lambda one: -one.configuration.layers)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(run_trial, ray.tune.PlacementGroupFactory([need])),
+        param_space={"job": ray.tune.grid_search([jobs.of(one.trial).model_dump_json() for one in ordered])},
+        tune_config=ray.tune.TuneConfig(
+            scheduler=None if strata is None else HalvingScheduler(strata),
+            max_concurrent_trials=machine.lanes(recipe),
+            reuse_actors=not nested,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=ray.tune.RunConfig(
+            name="trials",
+            storage_path=str(jobs.storage),
+            verbose=0,
+            callbacks=[_Recorder(ledger, display, strata)],
+        ),
+    )
+    tuner.fit()
 
 
-def sharing(config: dict[str, Any]) -> Any:
-    """What a trial shares with others (`phases.Sharing`), from what it was given."""
-    from raysweep.phases import Sharing
-    from raysweep.recipe import Features
+def strata_of(recipe: Recipe, trials: Sequence[Trial]) -> Strata | None:
+    """Successive halving as the recipe asks for it; None where every trial runs to its end."""
+    if recipe.asha is None:
+        return None
+    within = recipe.asha.compare_within
 
-    features = Features.model_validate(config["features"])
-    return Sharing(features, frozenset(stored_phases(config)), Path(config["storage"]) / "phases")
+    def stratum(trial: Trial) -> Hashable:
+        fields: Mapping[str, Any] = {
+            **dict(trial.data),
+            **dict(trial.model),
+            **dict(trial.train),
+            **dict(trial),
+        }
+        return tuple(fields[axis] for axis in within)
 
-
-def stored_phases(config: dict[str, Any]) -> list[str]:
-    """Names of the phases that read stored features; waits while the sweep still makes them.
-
-    Raises:
-        RuntimeError: the features could not be made.
-    """
-    if config["stored"] is not None:
-        return config["stored"]
-    path = Path(config["stored_later"])
-    while not path.exists():
-        time.sleep(POLL_S)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if "error" in record:
-        raise RuntimeError(f"the features could not be made: {record['error']}")
-    return record["stored"]
+    return Strata(
+        {trial.name: stratum(trial) for trial in trials},
+        {trial.name: trial.epochs for trial in trials},
+        recipe.asha.grace_epochs,
+        recipe.asha.reduction_factor,
+    )
 
 
-def _loop(config: dict[str, Any]) -> None:
-    """The training loop of one rank."""
-    from raysweep import assembly
-    from raysweep.phases import Fit
-    from raysweep.recipe import Trial
+def last_line(error: Exception | str) -> str:
+    """What an error says, without the traceback that Ray puts before it and the module that the error is from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"^(\w+\.)*(\w+Error: )", r"\2", lines[-1]) if lines else ""
 
-    trial = Trial.model_validate(config["trial"])
-    report: Report = ray.tune.report if config["workers"] == 1 else ray.train.report
-    with world(config["cpus"], config["gpus"]) as here:
-        assembly.cut_of(trial.phases()[0])  # made while the features still are, and kept
-        for row in Fit(trial, sharing(config), here).rows():
-            report(row | {"pid": os.getpid(), "device": here.device.type})
+
+def _name(tune_trial: TuneTrial) -> str:
+    return job_of(tune_trial.config).name
+
+
+class _Recorder(ray.tune.Callback):
+    """Writes every row that reaches the driver, and tells the display."""
+
+    def __init__(self, ledger: Ledger, display: Display, strata: Strata | None) -> None:
+        self.ledger, self.display, self.strata = ledger, display, strata
+        self.epochs: dict[str, int] = {}
+        self.broken: list[TuneTrial] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks with the experiment; the ledger is what a run is read from."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.ledger.trial(str(trial), "running")
+        self.display.start(str(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        row = row_of(result)
+        if row.epoch > self.epochs.get(row.trial, 0):
+            self.epochs[row.trial] = row.epoch
+            self.ledger.epoch(row)
+            self.display.row(row)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        name = str(trial)
+        stopped = self.strata is not None and name in self.strata.stopped
+        self._end(name, "stopped" if stopped else "finished", stopped_early=stopped)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.broken.append(trial)  # Tune stores the error after this call
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        while self.broken:
+            trial = self.broken.pop()
+            text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+            self._end(str(trial), "failed", error=last_line(text) or "the trial's process ended")
+
+    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
+        self.on_step_end(0, trials)
+
+    def _end(self, name: str, state: State, **more: Any) -> None:
+        self.ledger.trial(name, state, epochs_completed=self.epochs.get(name, 0), **more)
+        self.display.end(name, state, more.get("error", ""))

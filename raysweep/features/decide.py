@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
-from raysweep import datasets, depth
-from raysweep.assembly import is_cacheable, store_of, views_of, weights_seed
-from raysweep.features import STORED_AS
-from raysweep.plan import Planned, outline
-from raysweep.recipe import Features, Model, Recipe, Trial, depth_label
+from raysweep.data import dataset as datasets
+from raysweep.features.compute import is_cacheable, store_of, views_of
+from raysweep.features.spec import STORED_AS
+from raysweep.nets.backbones import outline
+from raysweep.nets.cut import Cut, cut
+from raysweep.nets.layers import select
+from raysweep.nets.task import weights_seed
+from raysweep.nets.tracing import seconds_per_node
+from raysweep.recipe import Depth, Features, Frozen, Model, Trial, depth_label
 
 PROBE_BYTES = 1 << 23
 """Written and read back to measure the disk and the memory."""
@@ -32,6 +36,8 @@ MARGIN_S = 1.0
 """A smaller predicted loss is noise: stored, so that a small sweep goes the same way, bit for bit, each time."""
 TIMED_PIXELS = 2**17
 """Of the batch on which a network is timed."""
+DEFAULT_IMAGE_SIZE = 224
+"""Side at which a network is traced where only the data can tell its images' size."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,10 @@ class Rates:
     """Bytes read from the disk."""
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Frozen):
     """One cut of one backbone, and whether its features are stored."""
 
+    schema_version: Literal[2] = 2
     backbone: str
     depth_label: str
     trials: tuple[str, ...]
@@ -69,26 +75,25 @@ class Decision:
     reason: str
 
 
-def decide(planned: Sequence[Planned], recipe: Recipe) -> list[Decision]:
+def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
     """A decision for every cut of the sweep, in the order of its trials."""
-    settings = recipe.features
-    by_cut: dict[Any, list[tuple[str, Trial]]] = {}
-    epochs: dict[Any, dict[tuple[str, ...], int]] = {}
-    for one in planned:
-        for phase in shared_phases(one.config):
+    by_cut: dict[Hashable, list[tuple[str, Trial]]] = {}
+    epochs: dict[Hashable, dict[tuple[str, ...], int]] = {}
+    for trial in trials:
+        for phase in shared_phases(trial):
             key = cut_key(phase)
-            by_cut.setdefault(key, []).append((one.trial, phase))
-            epochs.setdefault(key, {})[_training_of(one.config, phase)] = phase.train.epochs
+            by_cut.setdefault(key, []).append((trial.name, phase))
+            epochs.setdefault(key, {})[_training_of(trial, phase)] = phase.train.epochs
     found = [_weigh(pairs, sum(epochs[key].values()), settings) for key, pairs in by_cut.items()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
     room = store_of(settings).room_bytes()
-    for place, cut in sorted(enumerate(found), key=lambda pair: -pair[1].predicted_saving_s):
-        needed = int(cut.mebibytes * 2**20)
-        if cut.store and needed > room:
-            short = f"needs {cut.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used"
-            found[place] = _changed(cut, False, short)
-        elif cut.store:
+    for place, decision in sorted(enumerate(found), key=lambda pair: -pair[1].predicted_saving_s):
+        needed = int(decision.mebibytes * 2**20)
+        if decision.store and needed > room:
+            short = f"needs {decision.mebibytes:,.0f} MiB and {room / 2**20:,.0f} MiB may be used"
+            found[place] = _changed(decision, False, short)
+        elif decision.store:
             room -= needed
     return found
 
@@ -122,7 +127,7 @@ def cut_key(trial: Trial) -> tuple[Any, ...]:
 
 
 def _changed(one: Decision, store: bool, reason: str) -> Decision:
-    return replace(one, store=store, reason=reason)
+    return one.model_copy(update={"store": store, "reason": reason})
 
 
 def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) -> Decision:
@@ -131,26 +136,14 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
     `pairs` are trials' names and phases that train at the cut, `epochs` all that they train for.
     """
     phases = [phase for _, phase in pairs]
-    first = phases[0]
-    shape = datasets.shape(first.data)
-    cut = _cut_of(first)
+    first, cut, shape = phases[0], _cut_of(phases[0]), datasets.shape(phases[0].data)
     per_image = _prefix_seconds(first, cut)
     counts = {"train": shape.train, "val": shape.val}
     computed = sum(counts[split] for split, _ in views_of(first))
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
-    read = epochs * an_epoch
     size = cut.numbers_per_image * np.dtype(STORED_AS[settings.dtype]).itemsize
-    rates = measured_rates(settings)
-    fits = computed * size < psutil.virtual_memory().available / 2
-    read_s = size / (rates.memory_bytes if fits else rates.disk_bytes)
-    saving = read * (per_image - read_s) - computed * (per_image + size / rates.disk_bytes)
-    store = saving > -MARGIN_S
-    reason = "saves time" if saving > 0 else "is as fast" if store else "reading would take longer than computing again"
-    if not is_cacheable(first, cut):
-        whole = "the network could not be traced" if cut.whole else "nothing is frozen before the first trained layer"
-        store, reason = False, whole if cut.prefix is None else "batch_norm=training changes with every batch"
-    elif settings.cache == "always":
-        store, reason = True, "features.cache=always"
+    saving = _saving_s(per_image, size, computed, epochs * an_epoch, settings) if is_cacheable(first, cut) else 0.0
+    store, reason = _verdict(first, cut, saving, settings)
     return Decision(
         backbone=first.backbone,
         depth_label=depth_label(first.depth),
@@ -160,29 +153,59 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
         prefix_ms_per_image=1000 * per_image,
         images_computed=computed,
         images_an_epoch=an_epoch,
-        images_read=read,
-        predicted_saving_s=saving if is_cacheable(first, cut) else 0.0,
+        images_read=epochs * an_epoch,
+        predicted_saving_s=saving,
         store=store,
         reason=reason,
     )
 
 
+def _saving_s(per_image: float, size: int, computed: int, read: int, settings: Features) -> float:
+    """Seconds that storing saves.
+
+    Args:
+        per_image: seconds that an image takes through the prefix.
+        size: bytes that are stored of an image.
+        computed: images that pass once.
+        read: images that are read instead of computed.
+        settings: where features are stored.
+    """
+    rates = measured_rates(settings)
+    fits = computed * size < psutil.virtual_memory().available / 2
+    read_s = size / (rates.memory_bytes if fits else rates.disk_bytes)
+    return read * (per_image - read_s) - computed * (per_image + size / rates.disk_bytes)
+
+
+def _verdict(first: Trial, cut: Cut, saving: float, settings: Features) -> tuple[bool, str]:
+    """Whether to store, and why."""
+    if cut.prefix is None:
+        whole = "the network could not be traced"
+        return False, whole if cut.whole else "nothing is frozen before the first trained layer"
+    if not is_cacheable(first, cut):
+        return False, "batch_norm=training changes with every batch"
+    if settings.cache == "always":
+        return True, "features.cache=always"
+    if saving <= -MARGIN_S:
+        return False, "reading would take longer than computing again"
+    return True, "saves time" if saving > 0 else "is as fast"
+
+
 def _image_size(trial: Trial) -> int:
-    return trial.data.image_size or datasets.shape(trial.data).image_size or 224
+    return trial.data.image_size or datasets.shape(trial.data).image_size or DEFAULT_IMAGE_SIZE
 
 
-def _cut_of(trial: Trial) -> depth.Cut:
+def _cut_of(trial: Trial) -> Cut:
     classes = datasets.shape(trial.data).classes
     return _cut(trial.backbone, trial.model, classes, trial.depth, _image_size(trial))
 
 
 @lru_cache(maxsize=64)
-def _cut(name: str, model: Model, classes: int, at: Any, image_size: int) -> depth.Cut:
+def _cut(name: str, model: Model, classes: int, at: Depth, image_size: int) -> Cut:
     backbone = outline(name, model, classes)
-    return depth.cut(backbone.network, depth.select(backbone.network, at, backbone.head), image_size)
+    return cut(backbone.network, select(backbone.network, at, backbone.head), image_size)
 
 
-def _prefix_seconds(first: Trial, cut: depth.Cut) -> float:
+def _prefix_seconds(first: Trial, cut: Cut) -> float:
     """Seconds that one image takes through a cut's prefix."""
     if cut.prefix is None:
         return 0.0
@@ -193,7 +216,7 @@ def _prefix_seconds(first: Trial, cut: depth.Cut) -> float:
 @lru_cache(maxsize=8)
 def _node_seconds(name: str, model: Model, classes: int, image_size: int) -> dict[str, float]:
     batch = max(2, min(16, TIMED_PIXELS // image_size**2))
-    return depth.seconds_per_node(outline(name, model, classes).network, image_size, batch)
+    return seconds_per_node(outline(name, model, classes).network, image_size, batch)
 
 
 @lru_cache(maxsize=2)

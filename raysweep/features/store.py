@@ -1,86 +1,40 @@
 """Outputs of the frozen prefix, computed once, kept on disk, mapped by every trial of the node.
 
-A stored feature is one tensor of the cut's frontier for all images of one split in one
-view: a `.npy` file named by the hash of everything that determines it (the images, how
-they are prepared, the network's tensors, the node), beside a `.json` file with its
-checksum, which is written last: without it there is no feature. Files are made under
-another name and renamed, space is reserved before it is written to, and what a killed
-process left is removed by the next. A reader holds a shared lock, so that a file in use
-is never evicted.
+A stored feature is a `.npy` file named by the hash of everything that determines it (see
+`Spec`), beside a `.json` file with its checksum, which is written last: without it there is
+no feature. A reader holds a shared lock, so that a file in use is never evicted.
 
-Tensors with two spatial axes are stored channels last, as they are trained.
+Features are made in a folder `<hash>.making`, with their space reserved before they are
+written to, and renamed when they are whole. Several processes may make the same features
+together: each part of the work has a lock and a mark in that folder. What a killed process
+left unfinished is finished by the next that wants it, or removed by the next that makes
+room. All locks are the operating system's and end with their process.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import socket
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
-from filelock import FileLock
-from torch import Tensor
+from filelock import FileLock, Timeout
 
-from raysweep.datasets import cache_folder
-from raysweep.recipe import Statistics
+from raysweep.data.cache import cache_folder
+from raysweep.features.spec import STORED_AS, Spec, joint_digest
+from raysweep.files import write_text
 
 CHUNK = 1 << 24
 """Bytes read at a time when a file is checked."""
 KEEP_FREE = 1 << 30
 """Bytes of the disk that features never take."""
-STALE_S = 24 * 3600
-"""Age after which an unfinished file of another host is thought abandoned."""
-STORED_AS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-"""numpy has no bfloat16: its bits are kept."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Everything that determines a stored feature."""
-
-    data: str
-    """Fingerprint of the images and their split."""
-    split: str
-    count: int
-    image_size: int
-    statistics: Statistics
-    flip: bool
-    network: str
-    """Hash of the network's tensors and of the batch-norm policy's effect on them."""
-    node: str
-    """Name of the frontier tensor in the traced graph."""
-    shape: tuple[int, ...]
-    """Of one image."""
-    dtype: str
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits."""
-        facts = asdict(self) | {"statistics": self.statistics.model_dump(), "torch": torch.__version__}
-        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """Shape of the array, channels last."""
-        shape = (*self.shape[1:], self.shape[0]) if len(self.shape) == 3 else self.shape
-        return (self.count, *shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array."""
-        return int(np.prod(self.stored_shape)) * np.dtype(STORED_AS[self.dtype]).itemsize
 
 
 class Store:
@@ -114,30 +68,32 @@ class Store:
         return np.asarray(array)
 
     @contextmanager
-    def making(self, specs: Sequence[Spec]) -> Iterator[list[Path]]:
-        """Make features: write an array to each path given; they are stored on leaving without an error.
+    def making(self, specs: Sequence[Spec]) -> Iterator[Making]:
+        """Make what is missing of the specs, alone or with other processes; stored on leaving without an error.
+
+        Args:
+            specs: every process that takes part names the same.
 
         Raises:
             OSError: the disk or the budget has no room for them.
         """
-        self._remove_abandoned()
-        self._make_room(sum(spec.nbytes for spec in specs))
-        mark = f"{socket.gethostname()}-{os.getpid()}"
-        parts = [self.folder / f"{spec.digest}.part-{mark}" for spec in specs]
+        group = joint_digest(specs)
+        with self._lock(group):
+            making = Making(self.folder / f"{group}.making", self.missing(specs))
+            self._remove_abandoned(but=making.folder)
+            if making.files and not making.is_reserved():
+                self._make_room(sum(spec.nbytes for spec in making.files))
+            making.join()
         try:
-            for spec, part in zip(specs, parts, strict=True):
-                _reserve(part, spec)
-            yield parts
-            for spec, part in zip(specs, parts, strict=True):
-                self._finish(spec, part)
+            yield making
+            with self._lock(group):
+                if making.is_reserved():  # the first to get here stores what all have made
+                    self._finish(making)
         finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
+            making.leave()
 
-    def lock(self, specs: Sequence[Spec]) -> FileLock:
-        """A lock under which to make these features, so that two runs do not make them at once."""
-        together = hashlib.blake2b("".join(sorted(spec.digest for spec in specs)).encode(), digest_size=16)
-        return FileLock(self.folder / f"{together.hexdigest()}.lock")
+    def _lock(self, group: str, wait: bool = True) -> FileLock:
+        return FileLock(self.folder / f"{group}.lock", timeout=-1 if wait else 0)
 
     def used_bytes(self) -> int:
         """Bytes of all stored features."""
@@ -167,17 +123,15 @@ class Store:
         path.unlink(missing_ok=True)
         return False
 
-    def _finish(self, spec: Spec, part: Path) -> None:
-        path, about = self._paths(spec.digest)
-        text = json.dumps(
-            {"crc32": _crc32(part), **asdict(spec), "statistics": spec.statistics.model_dump(mode="json")}, indent=1
-        )
-        beside = about.with_suffix(f".part-{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        with part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # or it could be taken for an array without its checksum
-            part.replace(path)
-            beside.replace(about)
+    def _finish(self, making: Making) -> None:
+        for spec, part in making.files.items():
+            path, about = self._paths(spec.digest)
+            text = json.dumps({"crc32": _crc32(part), **spec.facts()}, indent=1)
+            with part.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # or it could be taken for an array without its checksum
+                part.replace(path)
+                write_text(about, text)
+        making.remove()
 
     def _make_room(self, wanted: int) -> None:
         room = self.room_bytes()
@@ -210,91 +164,81 @@ class Store:
         except OSError:
             return 0
 
-    def _remove_abandoned(self) -> None:
-        """Remove unfinished files whose maker is gone."""
-        for part in self.folder.glob("*.part-*"):
-            host, _, pid = part.name.partition(".part-")[2].rpartition("-")
-            here = host in ("", socket.gethostname())
-            with suppress(OSError):
-                gone = (
-                    not _is_alive(int(pid)) if here and pid.isdigit() else time.time() - part.stat().st_mtime > STALE_S
-                )
-                if gone:
-                    part.unlink(missing_ok=True)
+    def _remove_abandoned(self, but: Path) -> None:
+        """Remove what no process makes any more, and arrays without a checksum."""
+        for folder in self.folder.glob("*.making"):
+            if folder != but:
+                with suppress(Timeout), self._lock(folder.stem, wait=False):
+                    Making(folder, ()).remove_if_abandoned()
         for path in self.folder.glob("*.npy"):
             if not path.with_suffix(".json").exists():
                 self._evict(path.with_suffix(".json"))
 
 
-class Stored:
-    """A split's frontier tensors, read from stored features; a `sources.Source`."""
+class Making:
+    """Features that are being made, by one process or several."""
 
-    def __init__(
-        self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device, store: Store | None = None
-    ) -> None:
-        """`views[0]` holds the frontier's arrays of the images, `views[1]` of their mirrors if there are any.
+    def __init__(self, folder: Path, specs: Sequence[Spec]) -> None:
+        self.folder = folder
+        self.files = {spec: folder / f"{spec.digest}.npy" for spec in specs}
+        """Where to write each array, which has its shape and space already."""
+        self._presence: IO[bytes] | None = None
 
-        `store` is the one that opened them: its locks last as long as this source.
+    def is_reserved(self) -> bool:
+        """Whether the arrays are there to be written to."""
+        return (self.folder / "reserved").exists()
+
+    def join(self) -> None:
+        """Take part; the first process reserves the space.
+
+        Raises:
+            OSError: the disk is full.
         """
-        self.views, self.dtype, self.device, self.store = views, dtype, device, store
-        self._resident = self._load_to_gpu() if device.type == "cuda" else None
+        if not self.files:
+            return
+        self.folder.mkdir(exist_ok=True)
+        self._presence = (self.folder / "presence").open("ab")
+        fcntl.flock(self._presence, fcntl.LOCK_SH)
+        if not self.is_reserved():
+            try:
+                for spec, part in self.files.items():
+                    _reserve(part, spec)
+            except OSError:
+                self.remove()
+                raise
+            write_text(self.folder / "reserved", "")
 
-    def __len__(self) -> int:
-        return len(self.views[0][0])
+    def leave(self) -> None:
+        """Take part no longer. Parts that are done stay, for whoever goes on with the work."""
+        if self._presence is not None:
+            self._presence.close()
 
-    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
-        """See `sources.Source`."""
-        return tuple(self._gather(index, positions, flips) for index in range(len(self.views[0])))
+    @contextmanager
+    def claim(self, part: str, wait: bool = False) -> Iterator[bool]:
+        """Take on a part of the work: True if it is this process's to do now, which marks it done at the end.
 
-    def _gather(self, index: int, positions: Tensor, flips: Tensor | None) -> Tensor:
-        if self._resident is not None:
-            views = [view[index] for view in self._resident]
-            rows = positions.to(self.device)
-            picked = views[0][rows] if flips is None else _pick(views, rows, flips.to(self.device))
-            return _as_trained(picked)
-        tensor = self._typed(self._read(index, positions.numpy(), None if flips is None else flips.numpy()))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return _as_trained(tensor.to(self.device, non_blocking=True))
+        With `wait` a part that another process has taken on is waited for, and is this one's if that one failed.
+        """
+        mark = self.folder / f"{part}.part"
+        try:
+            with FileLock(mark.with_suffix(".lock"), timeout=-1 if wait else 0):
+                if mark.exists():
+                    yield False
+                    return
+                yield True
+                write_text(mark, "")
+        except Timeout:
+            yield False
 
-    def _read(self, index: int, rows: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
-        """Copies just the rows asked for out of the map."""
-        arrays = [view[index] for view in self.views]
-        if mirrored is None:
-            return arrays[0][rows]
-        gathered = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
-        for array, here in ((arrays[0], ~mirrored), (arrays[1], mirrored)):
-            gathered[here] = array[rows[here]]
-        return gathered
+    def remove(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _typed(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
-
-    def _load_to_gpu(self) -> list[list[Tensor]] | None:
-        """All arrays on the GPU where they take less than half of what is free there."""
-        needed = sum(array.nbytes for view in self.views for array in view)
-        if needed > torch.cuda.mem_get_info(self.device)[0] // 2:
-            return None
-        return [[self._typed(np.array(array)).to(self.device) for array in view] for view in self.views]
-
-
-def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> None:
-    """Write (batch, ...) values as a network gives them into rows of a stored array."""
-    last = values.movedim(1, -1) if values.dim() == 4 else values
-    typed = last.to(getattr(torch, dtype)).cpu().contiguous()
-    array[start : start + len(values)] = typed.view(torch.uint16).numpy() if dtype == "bfloat16" else typed.numpy()
-
-
-def _pick(views: Sequence[Tensor], rows: Tensor, flips: Tensor) -> Tensor:
-    mask = flips.view(-1, *[1] * (views[0].dim() - 1))
-    return torch.where(mask, views[1][rows], views[0][rows])
-
-
-def _as_trained(tensor: Tensor) -> Tensor:
-    """(batch, height, width, channels) of any dtype → (batch, channels, height, width) float32, channels last."""
-    full = tensor.float()
-    return full.permute(0, 3, 1, 2) if full.dim() == 4 else full
+    def remove_if_abandoned(self) -> None:
+        """Remove everything unless a process takes part."""
+        with suppress(OSError), (self.folder / "presence").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.remove()
 
 
 def _reserve(part: Path, spec: Spec) -> None:
@@ -311,23 +255,3 @@ def _crc32(path: Path) -> int:
         while chunk := file.read(CHUNK):
             crc = zlib.crc32(chunk, crc)
     return crc
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def tensors_digest(tensors: dict[str, Tensor], skip: Sequence[str] = ()) -> str:
-    """Hash of named tensors, but for those of the modules named in `skip`."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        if not any(name.startswith(f"{module}.") for module in skip):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

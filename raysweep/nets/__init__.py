@@ -1,0 +1,1 @@
+"""Networks: names, weights, classifiers, layers, and the cut between what is frozen and what trains."""

@@ -1,9 +1,4 @@
-"""Count a network's layers from its output, and cut it into a frozen prefix and a trainable suffix.
-
-A layer is a module that owns parameters itself, in the order of definition; a residual
-block's shortcut projection (convolution + norm) counts as one. Depth 1 trains the last
-layer alone, `all` every layer, a module name everything from there to the output, a list
-of patterns just the layers it matches.
+"""Cut a network into a frozen prefix and a trainable suffix.
 
 The cut is made on the traced graph (torch.fx). What does not depend on a trainable
 parameter can stand in the prefix, whose output is then a fixed function of the image.
@@ -20,43 +15,25 @@ networks?", arXiv:1411.1792.
 from __future__ import annotations
 
 import copy
-import fnmatch
-import inspect
 import operator
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import networkx
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from raysweep.kernels import arrange
-from raysweep.recipe import RecipeError, depth_label, near
+from raysweep.nets.cpu import MOST_OUTPUTS
+from raysweep.nets.layers import Layer, freeze
+from raysweep.nets.tracing import PROBES, tidied, traced
+from raysweep.recipe import RecipeError
 
-SHORTCUTS = ("downsample", "shortcut", "proj")
-"""Names that torchvision and timm give to a residual block's shortcut projection."""
-PROBES = (2, 3)
-"""Batch sizes at which shapes are read, so that what follows the batch size can be told from constants."""
-IN_PLACE_OPERATORS = {
-    getattr(operator, f"i{name}"): getattr(operator, name)
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
-}
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _FORCED = 10**12
+"""Capacity of an edge that the minimum cut must not cross: a frozen layer belongs to the prefix."""
 _UNSTORABLE = 10**18
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What depth counts."""
-
-    name: str
-    parameters: tuple[str, ...]
-    """Qualified names of its parameter tensors."""
+"""Capacity of a node whose value cannot be stored image by image."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +52,8 @@ class Cut:
     """Qualified names of the parameters that train."""
     whole: bool
     """True where the network could not be traced: it then runs whole, with its frozen layers inside."""
+    small_maps: tuple[str, ...] = ()
+    """Names of the suffix's convolutions with at most `cpu.MOST_OUTPUTS` output pixels."""
 
     def own_suffix(self) -> nn.Module:
         """A copy of the suffix in which exactly the trained parameters ask for gradients."""
@@ -89,79 +68,6 @@ class Cut:
         return sum(int(torch.Size(shape).numel()) for shape in self.shapes)
 
 
-def layers(network: nn.Module) -> tuple[Layer, ...]:
-    """All layers, in order of definition: the last is depth 1."""
-    found: dict[str, list[str]] = {}
-    shortcut = ""
-    for name, module in network.named_modules():
-        if name.rpartition(".")[2] in SHORTCUTS and _is_projection(module):
-            shortcut = name
-        own = [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
-        if own:
-            inside = shortcut and f"{name}.".startswith(f"{shortcut}.")
-            found.setdefault(shortcut if inside else name, []).extend(own)
-    return tuple(Layer(name, tuple(parameters)) for name, parameters in found.items())
-
-
-def select(
-    network: nn.Module, depth: int | str | Sequence[str], head: Sequence[str], name: str = "the network"
-) -> tuple[Layer, ...]:
-    """The layers that train at a depth, in order of definition.
-
-    Args:
-        network: the network with its new head.
-        depth: a number of layers, `head`, `all`, a module name, or module patterns.
-        head: names of the modules that make up the classifier.
-        name: what an error message calls the network.
-
-    Raises:
-        RecipeError: the depth is not one that this network has.
-    """
-    every = layers(network)
-    if depth == "all":
-        return every
-    if depth == "head":
-        return tuple(layer for layer in every if _within(layer.name, head))
-    if isinstance(depth, int):
-        if depth > len(every):
-            raise RecipeError(
-                f"grid.depth={depth} is deeper than {name}, which has {len(every)} layers "
-                f"({every[0].name or 'its own parameters'} ... {every[-1].name}); "
-                f'choose 1 (classifier alone) to {len(every)}, or "all"'
-            )
-        return every[len(every) - depth :]
-    if isinstance(depth, str):
-        starts = [index for index, layer in enumerate(every) if _within(layer.name, [depth])]
-        if not starts:
-            names = {".".join(layer.name.split(".")[: n + 1]) for layer in every for n in range(2)}
-            raise RecipeError(f"grid.depth={depth} is no module of {name}; {near(depth, sorted(names))}")
-        return every[starts[0] :]
-    return _matching(every, depth, head, name)
-
-
-def freeze(network: nn.Module, trained: Iterable[Layer]) -> None:
-    """Let the given layers train and no other."""
-    names = {name for layer in trained for name in layer.parameters}
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in names)
-
-
-def set_modes(module: nn.Module, batch_norm: str) -> None:
-    """Training mode for what trains, eval mode for what is frozen.
-
-    With batch norm `training` everything is in training mode, as after `model.train()`.
-    Otherwise a module that owns parameters, none of which trains, is in eval mode:
-    its running statistics would drift although its weights stand still.
-    """
-    module.train()
-    if batch_norm == "training":
-        return
-    for child in module.modules():
-        own = list(child.parameters(recurse=False))
-        if (own or isinstance(child, _BatchNorm)) and not any(parameter.requires_grad for parameter in own):
-            child.eval()
-
-
 def cut(network: nn.Module, trained: Sequence[Layer], image_size: int) -> Cut:
     """Cut a network below the layers that train. The sides share the network's modules."""
     freeze(network, trained)
@@ -171,203 +77,6 @@ def cut(network: nn.Module, trained: Sequence[Layer], image_size: int) -> Cut:
     except Exception:  # a forward pass with control flow on values; tracing fails in many ways
         return Cut(None, network, ("images",), ((3, image_size, image_size),), names, whole=True)
     return _Cutter(graph, *values).cut(names)
-
-
-def outputs(network: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
-    """The part of a network that computes the named nodes of its traced graph: images → a tuple of tensors."""
-    traced = _trace(network)
-    graph, copied = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in traced.graph.nodes:
-        if node.op != "output":
-            copied[node] = graph.node_copy(node, copied.__getitem__)
-    named = {node.name: copy for node, copy in copied.items()}
-    graph.output(tuple(named[name] for name in nodes))
-    return _tidy(traced, graph)
-
-
-def seconds_per_node(network: nn.Module, image_size: int, batch: int) -> dict[str, float]:
-    """Seconds an image that each node of the traced graph takes on this machine, in eval mode, at a batch size.
-
-    Of the network's tensors only the shapes matter.
-    """
-    seconds: dict[str, float] = {}
-
-    class Timer(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            started = time.perf_counter()
-            value = super().run_node(n)
-            seconds[n.name] = (time.perf_counter() - started) / batch
-            return value
-
-    images = torch.randn(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    zeros = _copy_with(traced(network, image_size)[0], lambda x: torch.empty_like(x, device="cpu").zero_())
-    timer = Timer(arrange(zeros.eval(), torch.device("cpu")))
-    with torch.no_grad():
-        for _ in range(2):  # the second time counts: the first warms up
-            timer.run(images)
-    return seconds
-
-
-def _is_projection(module: nn.Module) -> bool:
-    owners = [child for child in module.modules() if next(child.parameters(recurse=False), None) is not None]
-    norm = len(owners) > 1 and (isinstance(owners[1], _BatchNorm) or "Norm" in type(owners[1]).__name__)
-    return len(owners) == 2 and isinstance(owners[0], nn.Conv2d) and norm
-
-
-def _within(name: str, modules: Iterable[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-def _matching(every: Sequence[Layer], patterns: Sequence[str], head: Sequence[str], network: str) -> tuple[Layer, ...]:
-    chosen: set[str] = set()
-    for pattern in patterns:
-        if pattern == "head":
-            hits = [layer.name for layer in every if _within(layer.name, head)]
-        else:
-            hits = [x.name for x in every if fnmatch.fnmatchcase(x.name, pattern) or _within(x.name, [pattern])]
-        if not hits:
-            names = [layer.name for layer in every]
-            raise RecipeError(
-                f"grid.depth={depth_label(patterns)}: no layer of {network} matches {pattern}; {near(pattern, names)}"
-            )
-        chosen.update(hits)
-    return tuple(layer for layer in every if layer.name in chosen)
-
-
-class _Tracer(fx.Tracer):
-    """Looks into a module only where that can part one layer from another."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        children = list(m.children())
-        if not children or super().is_leaf_module(m, module_qualified_name):
-            return True
-        owns = next(m.parameters(recurse=False), None) is not None
-        return owns and not any(True for child in children for _ in child.parameters())
-
-
-def _trace(network: nn.Module) -> fx.GraphModule:
-    """The traced network, without in-place operations and with dropout as modules.
-
-    Raises:
-        Exception: it cannot be traced, or needs what it does in place; it is then left as it was.
-    """
-    was_training = network.training
-    in_place = [module for module in network.modules() if getattr(module, "inplace", False)]
-    _set_in_place(in_place, False)
-    try:
-        traced = fx.GraphModule(network, _Tracer().trace(network.train()))
-        for index, node in enumerate(list(traced.graph.nodes)):
-            _out_of_place(traced, node, in_place)
-            if node.target is F.dropout:
-                _dropout_module(traced, node, f"dropout_{index}")
-    except Exception:
-        _set_in_place(in_place, True)
-        raise
-    finally:
-        network.train(was_training)
-    traced.graph.eliminate_dead_code()
-    traced.recompile()
-    return traced
-
-
-def _set_in_place(modules: Iterable[nn.Module], value: bool) -> None:
-    for module in modules:
-        module.inplace = value  # type: ignore[assignment]
-
-
-def _out_of_place(traced: fx.GraphModule, node: fx.Node, in_place: Sequence[nn.Module]) -> None:
-    """Let a node that changes its input make a new tensor instead.
-
-    Raises:
-        ValueError: the change is what later nodes see, through the input and not through the node's output.
-    """
-    if node.op == "call_module":
-        if traced.get_submodule(str(node.target)) not in in_place:
-            return
-    elif (arguments := _in_place_arguments(node)) is not None:
-        node.args, node.kwargs = (), arguments | {"inplace": False}
-    elif (target := _counterpart(node)) is not None:
-        node.target = target
-    else:
-        return
-    changed = node.all_input_nodes[0]
-    if not node.users or any(user > node for user in changed.users):
-        raise ValueError(f"{node.name} changes {changed.name} in place, which is used after it")
-
-
-def _in_place_arguments(node: fx.Node) -> dict[str, Any] | None:
-    """The arguments, by name, of a call such as `F.relu(x, True)`; None for any other node."""
-    if node.op != "call_function":
-        return None
-    try:
-        arguments = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # most of torch's own functions have no signature
-        return None
-    return arguments if arguments.get("inplace") else None
-
-
-def _counterpart(node: fx.Node) -> Any:
-    """What computes the result of `x.add_(y)`, `torch.relu_(x)` or `x += y` as a new tensor; None for other nodes.
-
-    Raises:
-        ValueError: there is no such method or function.
-    """
-    if node.op == "call_function" and node.target in IN_PLACE_OPERATORS:
-        return IN_PLACE_OPERATORS[node.target]
-    method = node.op == "call_method"
-    name = str(node.target) if method else getattr(node.target, "__name__", "")
-    if node.op not in ("call_method", "call_function") or not name.endswith("_") or name.endswith("__"):
-        return None
-    owner = Tensor if method else next((place for place in (torch, F) if hasattr(place, name)), None)
-    found = getattr(owner, name[:-1], None)
-    if not callable(found):
-        raise ValueError(f"{name} has no counterpart that makes a new tensor")
-    return name[:-1] if method else found
-
-
-def _dropout_module(traced: fx.GraphModule, node: fx.Node, name: str) -> None:
-    """A functional dropout has its mode baked in by tracing; a module follows train() and eval()."""
-    p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-    traced.add_submodule(name, nn.Dropout(float(p)))  # type: ignore[arg-type]
-    with traced.graph.inserting_before(node):
-        node.replace_all_uses_with(traced.graph.call_module(name, (node.all_input_nodes[0],)))
-    traced.graph.erase_node(node)
-
-
-@lru_cache(maxsize=1)
-def traced(network: nn.Module, image_size: int) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
-    """The traced network and, for batches of each size in PROBES, the values of its nodes; kept for its next cut."""
-    graph = _trace(network)
-    return graph, _shapes(graph, image_size)
-
-
-def _shapes(traced: fx.GraphModule, image_size: int) -> list[dict[str, Any]]:
-    """The values of all nodes on the meta device, where they have shapes but neither arithmetic nor memory."""
-    shadow = _copy_with(traced, lambda x: x.to("meta")).eval()
-    return [_values(shadow, torch.empty(batch, 3, image_size, image_size, device="meta")) for batch in PROBES]
-
-
-@torch.no_grad()
-def _values(traced: fx.GraphModule, images: Tensor) -> dict[str, Any]:
-    """The value of every node."""
-    values: dict[str, Any] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            values[n.name] = super().run_node(n)
-            return values[n.name]
-
-    Recorder(traced).run(images)
-    return values
-
-
-def _copy_with(traced: fx.GraphModule, make: Callable[[Tensor], Tensor]) -> fx.GraphModule:
-    """A copy that has `make(x)` for every parameter and buffer x, none of which is copied itself."""
-    made: dict[int, Tensor] = {}
-    for x in (*traced.parameters(), *traced.buffers()):
-        new = make(x.detach())
-        made[id(x)] = nn.Parameter(new, requires_grad=False) if isinstance(x, nn.Parameter) else new
-    return copy.deepcopy(traced, made)
 
 
 class _Cutter:
@@ -400,7 +109,17 @@ class _Cutter:
         shapes = tuple(tuple(self.small[node.name].shape[1:]) for node in frontier)
         names = tuple(node.name for node in frontier)
         first = None if frontier == [self.input] else self._prefix_graph(frontier)
-        return Cut(first, self._suffix_graph(frontier), names, shapes, trained, whole=False)
+        suffix = self._suffix_graph(frontier)
+        return Cut(first, suffix, names, shapes, trained, whole=False, small_maps=self._small_maps(suffix))
+
+    def _small_maps(self, suffix: fx.GraphModule) -> tuple[str, ...]:
+        """See `Cut.small_maps`; a convolution that is used twice is among them if all its outputs are small."""
+        pixels: dict[str, int] = {}
+        for node in suffix.graph.nodes:
+            if node.op == "call_module" and type(suffix.get_submodule(str(node.target))) is nn.Conv2d:
+                size = self.small[node.name].shape[2:].numel()
+                pixels[str(node.target)] = max(size, pixels.get(str(node.target), 0))
+        return tuple(name for name, count in pixels.items() if count <= MOST_OUTPUTS)
 
     def _parameters(self, node: fx.Node) -> list[nn.Parameter]:
         if node.op == "call_module":
@@ -425,7 +144,7 @@ class _Cutter:
                 feeds_frozen.add(node)
         for node in self.nodes:
             module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-            dropout = isinstance(module, nn.modules.dropout._DropoutNd) and node not in feeds_frozen
+            dropout = isinstance(module, DROPOUTS) and node not in feeds_frozen
             if dropout or self._any_input(node, self.tainted):
                 self.tainted.add(node)
 
@@ -493,7 +212,7 @@ class _Cutter:
             if node not in self.tainted and node.op != "output":
                 copied[node] = graph.node_copy(node, copied.__getitem__)
         graph.output(tuple(copied[node] for node in frontier))
-        return _tidy(self.traced, graph)
+        return tidied(self.traced, graph)
 
     def _suffix_graph(self, frontier: list[fx.Node]) -> fx.GraphModule:
         graph = fx.Graph()
@@ -508,7 +227,7 @@ class _Cutter:
                 copied[node] = _rebuild(graph, batch, small, large)
             else:
                 copied[node] = graph.node_copy(node, copied.__getitem__)
-        return _tidy(self.traced, graph)
+        return tidied(self.traced, graph)
 
     def _needed(self, frontier: list[fx.Node]) -> set[fx.Node]:
         """The nodes that lead from the frontier to the output."""
@@ -543,11 +262,3 @@ def _rebuild(graph: fx.Graph, batch: fx.Node, small: Any, large: Any) -> Any:
     step = (large - small) // (PROBES[1] - PROBES[0])
     scaled = graph.call_function(operator.mul, (batch, step))
     return graph.call_function(operator.add, (scaled, small - step * PROBES[0]))
-
-
-def _tidy(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    side = fx.GraphModule(root, graph)
-    side.graph.eliminate_dead_code()
-    side.graph.lint()
-    side.recompile()
-    return side

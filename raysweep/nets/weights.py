@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysweep import zoo
+from raysweep.nets import zoo
 from raysweep.recipe import RecipeError, is_weights_file
 
 

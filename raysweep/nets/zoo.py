@@ -1,4 +1,4 @@
-"""Networks and their weights by name: what torchvision, timm and `raysweep.scratch` have.
+"""Networks and their weights by name: what torchvision, timm and `raysweep.nets.scratch` have.
 
 Torchvision's classification models and timm's models are known by their own names;
 where both have one, torchvision's is meant and `timm/NAME` reaches the other. Weights
@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from raysweep.nets.scratch import SCRATCH
 from raysweep.recipe import Model, RecipeError, Statistics, is_weights_file, near
-from raysweep.scratch import SCRATCH
 
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 UNIT = Statistics(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -1,4 +1,4 @@
-"""The report on a run folder: `python -m analysis.report DIR [DIR ...]`.
+"""The page: sections, figures, summary and tables of one run folder or several.
 
 Writes index.html, which fetches nothing (figures embedded, style and script inline), the
 figures as PNG files, summary.md and results.csv. Several folders make one comparison.
@@ -6,40 +6,40 @@ figures as PNG files, summary.md and results.csv. Several folders make one compa
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
-import yaml
 
-from analysis import figures, sections, statistics, tables, wording
-from analysis.audit_section import audit
-from analysis.features_section import features
-from analysis.predictions_section import classes, samples
-from analysis.sections import Facts, Section, name_of
-from raysweep.ledger import Run, read, write_text
+from raysweep.files import write_text
+from raysweep.report import statistics, tables, wording
+from raysweep.report.facts import Facts, Section, name_of
+from raysweep.report.figures.style import png
+from raysweep.report.sections import comparison, final, trials
+from raysweep.report.sections.audit import audit
+from raysweep.report.sections.features import features
+from raysweep.report.sections.predictions import classes, samples
+from raysweep.sweep.ledger import Run, read
 
 SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
-    sections.accuracy,
-    sections.overfitting,
-    sections.cost,
-    sections.depths,
-    sections.test,
+    comparison.accuracy,
+    comparison.overfitting,
+    comparison.cost,
+    comparison.depths,
+    final.test,
     audit,
     samples,
-    sections.confusion,
+    final.confusion,
     classes,
-    sections.curves,
-    sections.rates,
+    comparison.curves,
+    comparison.rates,
     features,
-    sections.trials,
-    sections.failures,
-    sections.provenance,
+    trials.trials,
+    trials.failures,
+    trials.provenance,
 )
 """The page from top to bottom."""
 COMPARABLE = ("dataset", "root", "limit", "val_fraction", "test_fraction", "split_seed")
@@ -67,10 +67,10 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 def gather(runs: Sequence[Run]) -> Facts:
     """The tables over one run or several, in which `run` tells them apart."""
-    trials = statistics.with_series(pd.concat([tables.trials_table(run) for run in runs], ignore_index=True))
+    table = statistics.with_series(pd.concat([tables.trials_table(run) for run in runs], ignore_index=True))
     epochs = pd.concat([tables.epochs_table(run) for run in runs], ignore_index=True)
-    advice = statistics.recommend(trials) if _comparable(runs) else None
-    return Facts(tuple(runs), trials, epochs, statistics.by_depth(trials), advice)
+    advice = statistics.recommend(table) if _comparable(runs) else None
+    return Facts(tuple(runs), table, epochs, statistics.by_depth(table), advice)
 
 
 def headline(facts: Facts) -> str:
@@ -101,7 +101,7 @@ def reservations(facts: Facts) -> Iterator[str]:
     places = statistics.records(facts.trials.drop_duplicates(["series", "depth_label"]))
     bare = [place for place in places if (place["series"], place["depth_label"]) not in finished]
     if bare and finished:
-        names = "; ".join(f"{place['series']} at {wording.depth_name(place)}" for place in bare)
+        names = "; ".join(f"{place['series']} at {wording.depth_name(place['depth_label'])}" for place in bare)
         yield f"Missing from the comparison, for want of a finished trial: {names}."
     if facts.advice:
         yield from facts.advice.notes
@@ -111,13 +111,13 @@ def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """The tiles at the top: a number, what it is, a remark."""
     if facts.advice:
         best = facts.advice.best
-        where = f"{best['series']}, {wording.depth_name(best)}"
+        where = f"{best['series']}, {wording.depth_name(best['depth_label'])}"
         yield wording.plus_minus(best["val_accuracy"], best["standard_error"]), "best validation accuracy", where
     if len(facts.finals) == 1:
-        final = facts.finals[0][1]
-        error = statistics.binomial_error(final["test_accuracy"], final["test_images"])
-        where = f"{final['backbone']}, {wording.depth_name(final)}"
-        yield wording.plus_minus(final["test_accuracy"], error), "test accuracy of the final fit", where
+        result = facts.finals[0][1]
+        error = statistics.binomial_error(result.test_accuracy, result.test_images)
+        where = f"{result.backbone}, {wording.depth_name(result.depth_label)}"
+        yield wording.plus_minus(result.test_accuracy, error), "test accuracy of the final fit", where
     rest = {"stopped early": facts.count("stopped"), "failed": facts.count("failed")}
     rest["not finished"] = facts.count("planned", "running", "interrupted")
     remark = ", ".join(f"{number} {word}" for word, number in rest.items() if number)
@@ -127,7 +127,7 @@ def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
     training = wording.duration(facts.trials["seconds"].sum())
     yield training, "training, summed over trials", f"{wall} from the first trial's start to the last one's end"
     images = facts.trials["val_images"].max()
-    test = f"{facts.finals[0][1]['test_images']:,} test images" if len(facts.finals) == 1 else ""
+    test = f"{facts.finals[0][1].test_images:,} test images" if len(facts.finals) == 1 else ""
     if not pd.isna(images):
         yield f"{images:,.0f}", "validation images", test
 
@@ -144,32 +144,15 @@ def summary(facts: Facts, shown: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    about = "Write the report on a run, or compare several."
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=about)
-    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a run folder; several are compared")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: DIR/report)")
-    options = parser.parse_args(arguments)
-    single = len(options.folders) == 1 and options.out is None
-    try:
-        page = build(options.folders[0]) if single else compare(options.folders, options.out)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(page)
-    return 0
-
-
 def _write(facts: Facts, out: Path) -> Path:
     """Write page, figures, summary and table; returns index.html."""
     out.mkdir(parents=True, exist_ok=True)
     shown = [section for make in SECTIONS if (section := make(facts)) is not None]
-    images = {section.file: figures.png(section.figure) for section in shown if section.figure}
+    images = {section.file: png(section.figure) for section in shown if section.figure}
     for name, image in images.items():
         (out / name).write_bytes(image)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("raysweep.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
         title=_title(facts),
@@ -198,7 +181,3 @@ def _markdown(text: str) -> str:
     for special in "\\|<*[_`":
         text = text.replace(special, "\\" + special)
     return " ".join(text.split())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import wording
-from analysis.tables import BY_EPOCH, COLUMNS
+from raysweep.report import wording
+from raysweep.report.tables import BY_EPOCH, COLUMNS
+from raysweep.sweep.rows import FinalResult
 
 SEEDS, IMAGES = "seeds", "validation images"
 """Where a standard error comes from: the column `error_from`."""
@@ -167,13 +168,13 @@ def best_configuration(trials: pd.DataFrame) -> Group | None:
     return records(rows)[0] if len(rows) else None
 
 
-def confusions(final: dict[str, Any]) -> pd.DataFrame:
+def confusions(final: FinalResult) -> pd.DataFrame:
     """Classes that the final model takes for another, the most frequent first.
 
     Columns `true`, `predicted` (class names), `images` and `share` (of the true class's images).
     """
-    matrix = np.asarray(final["confusion"])  # (true class, predicted class), images
-    names = np.asarray(final["class_names"], dtype=object)
+    matrix = np.asarray(final.confusion)  # (true class, predicted class), images
+    names = np.asarray(final.class_names, dtype=object)
     true, predicted = np.nonzero(matrix * (1 - np.eye(len(matrix), dtype=int)))
     images = matrix[true, predicted]
     share = images / matrix.sum(axis=1)[true]
@@ -227,7 +228,7 @@ def _best_of(pick: Group, depths: pd.DataFrame) -> str:
 
 
 def _beside(pick: Group, best: Group) -> str:
-    name = wording.depth_name(best)
+    name = wording.depth_name(best["depth_label"])
     if pick["series"] != best["series"]:
         name = f"{best['series']} at {name}"
     standing = f"within one standard error of the best, {name} ({wording.percent(best['val_accuracy'])})"

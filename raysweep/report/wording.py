@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Group = Mapping[str, Any]
-"""A row of `analysis.statistics.by_depth`."""
+"""A row of `raysweep.report.statistics.by_depth`."""
 
 
 def missing(value: Any) -> bool:
@@ -64,12 +64,13 @@ def setting(cell: Any) -> str:
 
 def trial_name(trial: Group) -> str:
     """A trial by what it is: network, depth, learning rate, seed."""
-    return f"{trial['series']} at {depth_name(trial)}, lr {rate(trial['lr'])}, seed {setting(trial['seed'])}"
+    place = f"{trial['series']} at {depth_name(trial['depth_label'])}"
+    return f"{place}, lr {rate(trial['lr'])}, seed {setting(trial['seed'])}"
 
 
-def depth_name(group: Group) -> str:
+def depth_name(label: str) -> str:
     """The depth as a noun: depth 9, the head alone, all layers, depth layer3."""
-    return {"head": "the head alone", "all": "all layers"}.get(group["depth_label"], f"depth {group['depth_label']}")
+    return {"head": "the head alone", "all": "all layers"}.get(label, f"depth {label}")
 
 
 def capital(place: str) -> str:

@@ -1,6 +1,6 @@
 """The final model as files that anyone can load: safetensors and JSON, nothing pickled.
 
-from raysweep.export import load
+from raysweep.sweep.export import load
 classify = load("runs/quickstart-.../final")
 print(classify(["a.png", "b.png"]))
 """
@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raysweep import backbones, datasets
-from raysweep.ledger import write_text
+from raysweep.data.preparation import Preparation
+from raysweep.files import write_text
+from raysweep.nets import backbones
 from raysweep.recipe import Statistics, Trial
-from raysweep.sources import Preparation
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 
@@ -38,9 +38,8 @@ class Classifier:
     @torch.no_grad()
     def __call__(self, images: Sequence[str | Path | Image.Image]) -> list[tuple[str, float]]:
         """The likeliest class and its probability, for each image file or PIL image."""
-        size = self.preparation.image_size
         opened = [x if isinstance(x, Image.Image) else Image.open(x) for x in images]
-        pixels = torch.stack([torch.from_numpy(datasets.decode(image, size)) for image in opened])
+        pixels = torch.stack([torch.from_numpy(self.preparation.decode(image)) for image in opened])
         scores = self.network(self.preparation(pixels))[:, : len(self.class_names)]  # a kept classifier has more
         best = scores.softmax(1).max(1)
         return [(self.class_names[int(index)], float(value)) for value, index in zip(*best, strict=True)]
@@ -54,6 +53,7 @@ def save(folder: Path, network: nn.Module, trial: Trial, class_names: Sequence[s
     about: dict[str, Any] = {
         "trial": trial.model_dump(mode="json"),
         "class_names": list(class_names),
+        "stored_size": list(preparation.stored),
         "image_size": preparation.image_size,
         "normalize": preparation.statistics.model_dump(mode="json"),
     }
@@ -66,5 +66,7 @@ def load(folder: str | Path) -> Classifier:
     trial = Trial.model_validate(about["trial"])
     network = backbones.build(trial.backbone, trial.model, len(about["class_names"]), seed=0, load=False).network
     network.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    preparation = Preparation(about["image_size"], Statistics.model_validate(about["normalize"]))
+    size = about["image_size"]
+    height, width = about.get("stored_size", (size, size))  # the first edition did not say
+    preparation = Preparation((height, width), size, Statistics.model_validate(about["normalize"]))
     return Classifier(network.eval(), tuple(about["class_names"]), preparation)

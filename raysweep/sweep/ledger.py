@@ -10,22 +10,23 @@ writes at a time: the folder's lock is the operating system's, gone with its hol
 from __future__ import annotations
 
 import json
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-Row = dict[str, Any]
-State = Literal["planned", "running", "finished", "stopped", "failed", "interrupted"]
-"""planned → running → finished (all its epochs, or out of patience) | stopped (by ASHA)
-| failed (an error) | interrupted (the sweep ended first)."""
+from raysweep.files import write_text
+from raysweep.recipe import yaml_core
+from raysweep.sweep.rows import Configuration, EpochRow, FinalResult, State, TrialRow
 
-FEATURES = "features.json"
-"""What the trials share: decisions, what was made (see `precompute.record`)."""
+Row = dict[str, Any]
+"""A line of a file, as it is on disk."""
+
+RECIPE, EPOCHS, TRIALS, FEATURES = "recipe.yaml", "epochs.jsonl", "trials.jsonl", "features.json"
+RESULT = Path("final") / "result.json"
 
 
 class RunFolderError(OSError):
@@ -43,7 +44,7 @@ class Run:
     """Rows of epochs.jsonl, in order of arrival."""
     trials: list[Row]
     """Rows of trials.jsonl, in order of arrival."""
-    final: Row | None
+    final: FinalResult | None
     """final/result.json, if the final fit was made."""
 
 
@@ -57,6 +58,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FileLock(folder / ".lock")
+        self._columns: dict[str, Row] = {}
 
     def __enter__(self) -> Ledger:
         try:
@@ -72,7 +74,7 @@ class Ledger:
             raise RunFolderError(
                 f"the run folder {self.folder} cannot be written to ({error.strerror}); give another --run-dir"
             ) from None
-        if (self.folder / "recipe.yaml").exists():
+        if (self.folder / RECIPE).exists():
             self._lock.release()
             raise RunFolderError(f"the run folder {self.folder} holds an earlier run; give another --run-dir")
         return self
@@ -82,47 +84,58 @@ class Ledger:
 
     def describe(self, about: Row) -> None:
         """Write recipe.yaml."""
-        write_text(self.folder / "recipe.yaml", yaml.safe_dump(about, sort_keys=False))
+        write_text(self.folder / RECIPE, yaml_core.dumps(about))
 
-    def epoch(self, row: Row) -> None:
+    def plan(self, configurations: Sequence[Configuration]) -> None:
+        """Write down every planned trial; rows of its epochs repeat its columns."""
+        for configuration in configurations:
+            columns = configuration.columns()
+            self._columns[configuration.trial] = {
+                key: value for key, value in columns.items() if key not in ("axes", "schema_version")
+            }
+            row = TrialRow(trial=configuration.trial, state="planned", time=time.time())
+            self._append(TRIALS, row.model_dump(mode="json", exclude_none=True) | columns)
+
+    def epoch(self, row: EpochRow) -> None:
         """Append a row to epochs.jsonl."""
-        _append(self.folder / "epochs.jsonl", row)
+        unsaid = {name for name in ("val_by_step", "shared") if not getattr(row, name)}
+        plain = row.model_dump(mode="json", exclude_none=True, exclude=unsaid)
+        self._append(EPOCHS, self._columns.get(row.trial, {}) | plain | {"time": row.time or time.time()})
 
     def trial(self, trial: str, state: State, **more: Any) -> None:
-        """Append a trial's change of state to trials.jsonl."""
-        _append(self.folder / "trials.jsonl", {"trial": trial, "state": state, "time": time.time(), **more})
+        """Append a trial's change of state to trials.jsonl; `more` are fields of `TrialRow`."""
+        row = TrialRow(trial=trial, state=state, time=time.time(), **more)
+        self._append(TRIALS, row.model_dump(mode="json", exclude_none=True))
+
+    def _append(self, name: str, row: Row) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def read(folder: Path) -> Run:
-    """Read a run folder, finished or not.
+    """Read a run folder, finished or not, of this edition or of the first.
 
     Raises:
         RunFolderError: the folder holds no run.
     """
-    about = folder / "recipe.yaml"
+    about = folder / RECIPE
     if not about.is_file():
-        raise RunFolderError(f"{folder} holds no run (no recipe.yaml); give a run folder such as runs/quickstart-…")
-    final = folder / "final" / "result.json"
+        raise RunFolderError(f"{folder} holds no run (no {RECIPE}); give a run folder such as runs/quickstart-…")
+    result = folder / RESULT
     return Run(
         folder=folder,
-        about=yaml.safe_load(about.read_text(encoding="utf-8")),
-        epochs=_rows(folder / "epochs.jsonl"),
-        trials=_rows(folder / "trials.jsonl"),
-        final=json.loads(final.read_text(encoding="utf-8")) if final.is_file() else None,
+        about=yaml_core.loads(about.read_text(encoding="utf-8")),
+        epochs=_rows(folder / EPOCHS),
+        trials=_rows(folder / TRIALS),
+        final=FinalResult.model_validate_json(result.read_text(encoding="utf-8")) if result.is_file() else None,
     )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file, or leave the old one: no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
-def _append(path: Path, row: Row) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def epoch_rows(run: Run, trial: str) -> list[EpochRow]:
+    """The rows of one trial, in order of epochs; of two rows for one epoch the later."""
+    rows = {row["epoch"]: row for row in run.epochs if row["trial"] == trial}
+    known = EpochRow.model_fields
+    return [EpochRow.model_validate({key: row[key] for key in row if key in known}) for _, row in sorted(rows.items())]
 
 
 def _rows(path: Path) -> list[Row]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
+from raysweep.sweep.rows import Configuration, EpochRow
 
 MOST_RUNNING = 8
 
@@ -18,11 +19,11 @@ MOST_RUNNING = 8
 class Display:
     """Follows the trials of a sweep; use as a context manager."""
 
-    def __init__(self, planned: Sequence[dict[str, Any]], console: Console | None = None) -> None:
-        """`planned` holds each trial's columns (see `plan.Planned.columns`)."""
+    def __init__(self, planned: Sequence[Configuration], console: Console | None = None) -> None:
+        """`planned` are the trials that there will be."""
         self.console = console or Console(highlight=False)
-        self.trials = {columns["trial"]: columns for columns in planned}
-        self.last: dict[str, dict[str, Any]] = {}
+        self.trials = {configuration.trial: configuration for configuration in planned}
+        self.last: dict[str, EpochRow] = {}
         self.ended: dict[str, str] = {}
         self.running: dict[str, None] = {}
         self.passed: tuple[int, int] | None = None
@@ -52,9 +53,9 @@ class Display:
         """A trial began."""
         self.running[trial] = None
 
-    def row(self, trial: str, row: dict[str, Any]) -> None:
+    def row(self, row: EpochRow) -> None:
         """A trial ended an epoch."""
-        self.last[trial] = row
+        self.last[row.trial] = row
 
     def end(self, trial: str, state: str, reason: str = "") -> None:
         """A trial ended: finished, stopped or failed."""
@@ -64,12 +65,12 @@ class Display:
             self.say(f"[{len(self.ended)}/{len(self.trials)}] {self._line(trial, state, reason)}")
 
     def _line(self, trial: str, state: str, reason: str) -> str:
-        columns, row = self.trials[trial], self.last.get(trial)
-        axes = "".join(f" {axis}={value}" for axis, value in columns.get("axes", {}).items())
-        place = f"{columns['backbone']} depth {columns['depth_label']}{axes}"
-        text = f"{place} lr {columns['lr']:g} seed {columns['seed']}: {state}"
+        planned, row = self.trials[trial], self.last.get(trial)
+        axes = "".join(f" {axis}={value}" for axis, value in planned.axes.items())
+        place = f"{planned.backbone} depth {planned.depth_label}{axes}"
+        text = f"{place} lr {planned.lr:g} seed {planned.seed}: {state}"
         if row:
-            text += f" after epoch {row['epoch']}/{columns['epochs_planned']}, val accuracy {row['val_accuracy']:.4f}"
+            text += f" after epoch {row.epoch}/{planned.epochs_planned}, val accuracy {row.val_accuracy:.4f}"
         return f"{text} ({reason})" if reason else text
 
     def _view(self) -> Group:
@@ -97,14 +98,15 @@ class Display:
     def _share(self, trial: str) -> float:
         if trial in self.ended:
             return 1.0
-        return self.last.get(trial, {"epoch": 0})["epoch"] / self.trials[trial]["epochs_planned"]
+        row = self.last.get(trial)
+        return row.epoch / self.trials[trial].epochs_planned if row else 0.0
 
     def _best(self) -> Table:
         best: dict[tuple[str, int, str], float] = {}
         for trial, row in self.last.items():
-            columns = self.trials[trial]
-            key = (columns["backbone"], columns["layers"], columns["depth_label"])
-            best[key] = max(best.get(key, 0.0), row["val_accuracy"])
+            planned = self.trials[trial]
+            key = (planned.backbone, planned.layers, planned.depth_label)
+            best[key] = max(best.get(key, 0.0), row.val_accuracy or 0.0)
         table = Table("backbone", "depth", "best val accuracy so far", box=None)
         for (backbone, _, label), value in sorted(best.items()):
             table.add_row(backbone, label, f"{100 * value:.1f} %")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raysweep import datasets
+from raysweep.data import dataset as datasets
 from raysweep.recipe import Phase, Recipe
 
 IMAGES_PER_CLASS = 1

@@ -1,0 +1,1 @@
+"""Training: one phase, one trial, one rank or many; plain PyTorch."""

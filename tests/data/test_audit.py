@@ -10,9 +10,9 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from raysweep import datasets
-from raysweep.audit import COLUMNS, Findings, accuracy_without, audit, refuse_overlap, worst, write
-from raysweep.datasets import Dataset, Split
+from raysweep.data import pool as datasets
+from raysweep.data.audit import COLUMNS, Findings, accuracy_without, audit, refuse_overlap, worst, write
+from raysweep.data.pool import Dataset, Split
 from raysweep.recipe import Data, RecipeError
 
 CLEAN = 2400
@@ -181,7 +181,7 @@ def test_a_group_of_equal_images_gives_few_pairs():
 
 def test_features_find_what_the_pixels_do_not_propose(monkeypatch):
     """Candidates by features are confirmed on pixels all the same."""
-    monkeypatch.setattr("raysweep.audit.NEIGHBOURS", 2)
+    monkeypatch.setattr("raysweep.data.audit.NEIGHBOURS", 2)
     images = textures(60)
     images[50] = jpeg(images[3], 70)
     data = dataset_of(images, splits=[range(40), range(40, 50), range(50, 60)])
@@ -203,7 +203,7 @@ def test_flat_and_tiny_images_do_no_harm():
 
 
 def test_many_images_are_compared_with_val_and_test_alone(monkeypatch):
-    monkeypatch.setattr("raysweep.audit.EVERY_PAIR", 10)
+    monkeypatch.setattr("raysweep.data.audit.EVERY_PAIR", 10)
     images = textures(30)
     images[1], images[25] = jpeg(images[0], 80), jpeg(images[2], 80)
     findings = audit(dataset_of(images, splits=[range(20), range(20, 24), range(24, 30)]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raysweep import datasets
+from raysweep.data import pool as datasets
 from raysweep.recipe import Data, RecipeError
 from tests.image_files import write_cifar, write_classes, write_dtd, write_image, write_mnist, write_turned
 

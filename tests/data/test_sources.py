@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from raysweep.backbones import UNIT
+from raysweep.nets.backbones import UNIT
 from raysweep.recipe import Statistics
-from raysweep.sources import Images, Joined, Preparation
+from raysweep.data.sources import Images, Joined, Preparation
 
 CPU = torch.device("cpu")
 STATISTICS = Statistics(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))

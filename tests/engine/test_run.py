@@ -20,7 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from raysweep import ledger
+from raysweep.sweep import ledger
 
 ROOT = Path(__file__).parents[1]
 LITTLE = {
@@ -200,8 +200,8 @@ def test_final_model_loads_and_predicts(first):
     """Its answers to the test images are those that the test accuracy was computed from."""
     from PIL import Image
 
-    from raysweep import datasets
-    from raysweep.export import load
+    from raysweep.data import pool as datasets
+    from raysweep.sweep.export import load
     from raysweep.recipe import Data
 
     classify = load(first.run.folder / "final")
@@ -298,7 +298,7 @@ def test_failure_prints_no_traceback(second):
 
 def test_report_where_an_axis_varies_among_failed_trials_alone(tmp_path):
     """The finished trials are of adam; the one of sgd failed."""
-    from analysis import report
+    from raysweep.report import page as report
     from tests.analysis.synthetic_runs import epoch_rows, planned, write_run
 
     plans = [planned(depth, optimizer="adam") for depth in (1, 3)]
@@ -435,7 +435,7 @@ def test_run_folder_of_an_earlier_run(tmp_path):
 
 def test_interrupt_of_the_final_fit(tmp_path, monkeypatch):
     """Ray Train handles the signal itself and ends the process; the report would not be written."""
-    from raysweep import final
+    from raysweep.engine import final
 
     class Trainer:
         def __init__(self, *args, **kwargs):

@@ -6,7 +6,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from raysweep.recipe import Asha
-from raysweep.scheduler import METRIC, StratifiedAsha
+from raysweep.engine.scheduler import METRIC, StratifiedAsha
 
 
 @dataclass

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from raysweep import cluster
-from raysweep.cluster import Cluster, Machine
+from raysweep.engine import session as cluster
+from raysweep.engine.session import Cluster, Machine
 from raysweep.recipe import Recipe, RecipeError
 
 

@@ -6,9 +6,9 @@ stored, and an epoch asks for 328 + 82 + 82.
 
 import pytest
 
-from raysweep import caching
-from raysweep.caching import Rates, cut_key, decide, group_key, measured_rates
-from raysweep.plan import plan
+from raysweep.features import decide as caching
+from raysweep.features.decide import Rates, cut_key, decide, group_key, measured_rates
+from raysweep.sweep.plan import plan
 from raysweep.recipe import Features, Recipe
 
 COMPUTED, AN_EPOCH = 410, 492

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from raysweep import features
-from raysweep.features import Spec, Store, Stored, tensors_digest, write_batch
+from raysweep.features import store as features
+from raysweep.features.store import Spec, Store, Stored, tensors_digest, write_batch
 from raysweep.recipe import Statistics
 
 CPU = torch.device("cpu")

@@ -6,8 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
-from raysweep import depth, zoo
-from raysweep.backbones import (
+from raysweep.nets import cut as depth
+from raysweep.nets import zoo
+from raysweep.nets.backbones import (
     IMAGENET,
     UNIT,
     SmallCnn,
@@ -19,7 +20,7 @@ from raysweep.backbones import (
     reset_head,
 )
 from raysweep.recipe import Head, Model, RecipeError, Statistics
-from raysweep.scratch import SCRATCH
+from raysweep.nets.scratch import SCRATCH
 
 NONE = Model(weights="none")
 LITE0 = "tf_efficientnet_lite0"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep import kernels
+from raysweep.nets import cpu as kernels
 
 CPU = torch.device("cpu")
 AS_PRODUCTS = [

@@ -6,10 +6,11 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from raysweep import backbones, depth
-from raysweep.backbones import UNIT, SmallCnn
+from raysweep.nets import backbones
+from raysweep.nets import cut as depth
+from raysweep.nets.backbones import UNIT, SmallCnn
 from raysweep.recipe import Model, RecipeError
-from raysweep.sources import Images, Preparation
+from raysweep.data.sources import Images, Preparation
 
 BATCH = 5
 """Neither of depth.PROBES."""

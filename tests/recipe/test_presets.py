@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from raysweep.grid import main
-from raysweep.plan import plan
+from raysweep.sweep.plan import plan
 from raysweep.recipe import QUICKSTART, Head, load, preset_names
-from raysweep.smoke import shrink
+from raysweep.sweep.smoke import shrink
 from tests.image_files import write_cifar
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -160,7 +160,7 @@ def test_resnet18_head():
 
 
 def test_resnet18_head_splits():
-    from raysweep import datasets
+    from raysweep.data import pool as datasets
 
     shape = datasets.shape(load("cifar100-resnet18-head").data)
     assert (shape.train, shape.val, shape.test, shape.classes) == (45_000, 5_000, 10_000, 100)

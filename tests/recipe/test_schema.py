@@ -4,7 +4,7 @@ import sys
 import pytest
 import yaml
 
-from raysweep.ledger import Ledger
+from raysweep.sweep.ledger import Ledger
 from raysweep.recipe import Block, Head, Recipe, RecipeError, Statistics, depth_label, dump, load, near, preset_names
 
 BLOCKS = """

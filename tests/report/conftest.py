@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from synthetic_runs import Outcome, digits_outcomes, final_result, write_run
 
-from raysweep.ledger import Run, read
+from raysweep.sweep.ledger import Run, read
 
 
 @pytest.fixture

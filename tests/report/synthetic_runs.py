@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raysweep.ledger import Ledger, Row
+from raysweep.sweep.ledger import Ledger, Row
 
 EPOCHS = 6
 TOTAL = 400_000

@@ -1,4 +1,4 @@
-"""The section on duplicates, from the files that `raysweep.audit` writes (the names are checked in test_audit)."""
+"""The section on duplicates, from the files that `raysweep.data.audit` writes (the names are checked in test_audit)."""
 
 import json
 
@@ -7,7 +7,9 @@ import pytest
 from matplotlib.image import imread, imsave
 from synthetic_runs import digits_outcomes, final_result
 
-from analysis import audit_section, figures, report
+from raysweep.report import audit_section
+from raysweep.report import figures
+from raysweep.report import page as report
 
 FOUND = {
     "images": {"train": 100, "val": 40, "test": 50},

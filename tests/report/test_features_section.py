@@ -1,11 +1,12 @@
-"""The section on shared computation, from a features.json as `raysweep.precompute.record` writes it."""
+"""The section on shared computation, from a features.json as `raysweep.engine.features.record` writes it."""
 
 import json
 
 import pytest
 from synthetic_runs import digits_outcomes
 
-from analysis import features_section, report
+from raysweep.report import features_section
+from raysweep.report import page as report
 
 MADE = {
     "backbone": "tf_efficientnet_lite0", "cuts": 1, "images": 1_437, "mebibytes": 7.0, "seconds": 30.0, "lanes": 2,

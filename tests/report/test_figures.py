@@ -4,7 +4,9 @@ import matplotlib as mpl
 import pytest
 from synthetic_runs import digits_outcomes, epoch_rows, final_result, planned
 
-from analysis import figures, statistics, tables
+from raysweep.report import figures
+from raysweep.report import statistics
+from raysweep.report import tables
 
 PNG = b"\x89PNG\r\n"
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import digits_outcomes, epoch_rows, final_result, planned
 
-from analysis import report
+from raysweep.report import page as report
 
 HOSTILE = "<script>alert('x')</script>|`$"
 
@@ -89,5 +89,5 @@ def test_folder_without_a_run_exits_2_with_one_sentence(tmp_path, capsys):
 
 
 def test_importing_the_report_loads_neither_torch_nor_ray():
-    code = "import sys, analysis.report; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, raysweep.report.page; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

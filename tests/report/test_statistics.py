@@ -5,8 +5,8 @@ import math
 import pytest
 from synthetic_runs import digits_outcomes, epoch_rows, final_result, planned
 
-from analysis import statistics
-from analysis.tables import trials_table
+from raysweep.report import statistics
+from raysweep.report.tables import trials_table
 
 
 @pytest.fixture

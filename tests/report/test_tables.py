@@ -3,7 +3,7 @@
 import pytest
 from synthetic_runs import EPOCHS, epoch_rows, planned
 
-from analysis.tables import epochs_table, trials_table
+from raysweep.report.tables import epochs_table, trials_table
 
 
 def test_one_row_per_trial_with_its_last_epoch(make_run):

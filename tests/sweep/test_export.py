@@ -6,9 +6,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from raysweep import backbones, export
+from raysweep.nets import backbones
+from raysweep.sweep import export
 from raysweep.recipe import Recipe, Statistics
-from raysweep.sources import Preparation
+from raysweep.data.sources import Preparation
 from tests.image_files import write_image
 
 SIDE = 16

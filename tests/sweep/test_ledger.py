@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raysweep import ledger
-from raysweep.ledger import Ledger, RunFolderError, read
+from raysweep.sweep import ledger
+from raysweep.sweep.ledger import Ledger, RunFolderError, read
 
 ABOUT = {"recipe": {"name": "été"}, "versions": {"torch": "2"}, "host": "here", "command": "c", "started": "now"}
 HOLD = """
 import sys, time
 from pathlib import Path
-from raysweep.ledger import Ledger
+from raysweep.sweep.ledger import Ledger
 with Ledger(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -132,5 +132,5 @@ def test_writing_leaves_nothing_beside(tmp_path):
 
 
 def test_imports_neither_torch_nor_ray():
-    code = "import sys, raysweep.ledger; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, raysweep.sweep.ledger; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

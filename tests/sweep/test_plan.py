@@ -1,6 +1,6 @@
 import pytest
 
-from raysweep.plan import extra_axes, plan
+from raysweep.sweep.plan import extra_axes, plan
 from raysweep.recipe import Recipe, RecipeError, load
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from raysweep.progress import Display
+from raysweep.sweep.progress import Display
 
 ROW = {"epoch": 2, "val_accuracy": 0.53125}
 
@@ -106,5 +106,5 @@ def test_time_left(display, monkeypatch):
     shown.row("a", ROW | {"epoch": 4})
     shown.end("a", "finished")
     shown.row("b", ROW)
-    monkeypatch.setattr("raysweep.progress.time.monotonic", lambda: shown.started + 30)
+    monkeypatch.setattr("raysweep.sweep.progress.time.monotonic", lambda: shown.started + 30)
     assert "about 0:50 left" in view(shown)

@@ -6,12 +6,12 @@ import torch
 import torch.multiprocessing
 from torch.nn import functional as F
 
-from raysweep import assembly
-from raysweep.features import Store, Stored
-from raysweep.phases import Fit, Sharing
+from raysweep.train import assembly
+from raysweep.features.store import Store, Stored
+from raysweep.train.phases import Fit, Sharing
 from raysweep.recipe import Features, Recipe
-from raysweep.sources import Images
-from raysweep.training import World, predict, train
+from raysweep.data.sources import Images
+from raysweep.train.loop import World, predict, train
 
 CPU = torch.device("cpu")
 DATA = {"dataset": "fake:4", "image_size": 32, "limit": 48}

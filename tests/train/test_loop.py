@@ -8,10 +8,10 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn import functional as F
 
-from raysweep.backbones import UNIT, SmallCnn
+from raysweep.nets.backbones import UNIT, SmallCnn
 from raysweep.recipe import Train
-from raysweep.sources import Images, Preparation
-from raysweep.training import DivergedError, Labelled, World, _batches, evaluate, train
+from raysweep.data.sources import Images, Preparation
+from raysweep.train.loop import DivergedError, Labelled, World, _batches, evaluate, train
 
 SIDE = 8
 CPU = torch.device("cpu")

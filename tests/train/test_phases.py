@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from raysweep import assembly, phases
-from raysweep.assembly import is_cacheable
-from raysweep.phases import Fit, Sharing, kept, shorten
+from raysweep.train import assembly
+from raysweep.train import phases
+from raysweep.train.assembly import is_cacheable
+from raysweep.train.phases import Fit, Sharing, kept, shorten
 from raysweep.recipe import Features, Recipe
-from raysweep.training import World, train
+from raysweep.train.loop import World, train
 
 CPU = torch.device("cpu")
 DATA = {"dataset": "fake:4", "image_size": 32, "limit": 48}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from analysis import wording
-from analysis.sections import Facts, Section
-from raysweep.ledger import FEATURES, Row, Run
+from raysweep.report import wording
+from raysweep.report.facts import Facts, Section
+from raysweep.sweep.ledger import FEATURES, Row, Run
 
 
 def features(facts: Facts) -> Section | None:

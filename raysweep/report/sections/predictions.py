@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import wording
-from analysis.sections import Facts, Section
-from raysweep.ledger import Row, Run
+from raysweep.report import wording
+from raysweep.report.facts import Facts, Section
+from raysweep.sweep.ledger import Row, Run
 
 COLUMNS = 6
 MOST_CLASSES = 10
@@ -39,14 +39,14 @@ def samples(facts: Facts) -> Section | None:
 
 def classes(facts: Facts) -> Section | None:
     """Accuracy of each class, the hardest first."""
-    finals = [final for _, final in facts.finals if final.get("confusion")]
+    finals = [final for _, final in facts.finals]
     if not finals:
         return None
-    counts = np.array(finals[0]["confusion"])
+    counts = np.array(finals[0].confusion)
     totals = counts.sum(axis=1)
     table = pd.DataFrame(
         {
-            "class": finals[0]["class_names"],
+            "class": list(finals[0].class_names),
             "right": counts.diagonal(),
             "images": totals,
             "called so": counts.sum(axis=0),

@@ -10,8 +10,10 @@ import matplotlib.image
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures, wording
-from analysis.sections import Facts, Section, name_of
+from raysweep.report import wording
+from raysweep.report.facts import Facts, Section, name_of
+from raysweep.report.figures.style import DPI
+from raysweep.sweep.rows import FinalResult
 
 NOTABLE_IMBALANCE = 3.0
 """Largest to smallest class of the training images from which on it is worth a sentence."""
@@ -56,12 +58,12 @@ def copies(found: dict[str, Any]) -> str:
     )
 
 
-def accuracies(final: dict[str, Any] | None) -> str:
+def accuracies(final: FinalResult | None) -> str:
     """Test accuracy with and without the duplicated images."""
-    without = (final or {}).get("test_accuracy_without_duplicates")
-    if not final or without is None or not final.get("duplicated_test_images"):
+    without = final.test_accuracy_without_duplicates if final else None
+    if not final or without is None or not final.duplicated_test_images:
         return ""
-    with_them = wording.percent(final["test_accuracy"])
+    with_them = wording.percent(final.test_accuracy)
     return f"Test accuracy is {with_them} with them and {wording.percent(without)} without."
 
 
@@ -119,6 +121,6 @@ def _picture(path: Path) -> Figure | None:
         return None
     pixels = matplotlib.image.imread(path)
     height, width = pixels.shape[:2]
-    figure = Figure(figsize=(width / figures.DPI, height / figures.DPI), dpi=figures.DPI)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     figure.figimage(pixels)
     return figure

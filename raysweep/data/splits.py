@@ -1,0 +1,67 @@
+"""Which images train, choose and test: seeded, disjoint, stratified by class.
+
+Where the data has no test split, test images are drawn first and validation images from
+the rest, so no change of `val_fraction` moves an image into or out of test. scikit-learn's
+stratified splits refuse fewer draws than classes and may leave a rare class out of a split,
+hence the draw of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raysweep.recipe import Data, RecipeError
+
+
+def split(labels: np.ndarray, counts: dict[str, int], data: Data) -> dict[str, np.ndarray]:
+    """The rows of train, val and test, each ascending, disjoint and stratified by class.
+
+    A class has at least one image in train, then one in val, then one in test, as far as it goes.
+
+    Args:
+        labels: (n,) of all images, ordered by the data's own splits.
+        counts: images in each of the data's own splits; what is missing is drawn from train.
+    """
+    seed = data.split_seed % 2**32
+    starts = np.cumsum([0, *counts.values()])
+    rows = {part: np.arange(start, start + count) for (part, count), start in zip(counts.items(), starts, strict=False)}
+    if "test" not in counts:
+        leave = 1 if "val" in counts else 2
+        rows["test"], rows["train"] = _draw(labels, rows["train"], data.test_fraction, leave, [seed, 0])
+    if "val" not in counts:
+        rows["val"], rows["train"] = _draw(labels, rows["train"], data.val_fraction, 1, [seed, 1])
+    if data.limit is not None and data.limit < len(rows["train"]):
+        classes = len(np.unique(labels[rows["train"]]))
+        if data.limit < classes:
+            raise RecipeError(
+                f"data.limit={data.limit} is fewer images than the {classes} classes of {data.dataset}; "
+                f"give at least {classes}, or null for all images"
+            )
+        share = data.limit / len(rows["train"])
+        for stage, part in enumerate(("train", "val", "test"), start=2):
+            rows[part], _ = _draw(labels, rows[part], share, 0, [seed, stage])
+    return {part: rows[part] for part in ("train", "val", "test")}
+
+
+def _draw(
+    labels: np.ndarray, rows: np.ndarray, fraction: float, leave: int, seed: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `fraction` of `rows` at random, by class in proportion; return (drawn, rest), ascending.
+
+    Of each class at least one image is drawn, unless that would leave fewer than `leave`.
+    RandomState because its numbers never change from one numpy to the next.
+    """
+    order = np.random.RandomState(seed).permutation(rows)
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
+    counts = np.bincount(labels[rows])
+    most = np.maximum(counts - leave, 0)
+    least = np.minimum(most, 1)
+    room = most - least
+    extra = np.clip(round(fraction * len(rows)) - least.sum(), 0, room.sum())
+    shares = np.cumsum([0, *room]) * (extra / max(room.sum(), 1))
+    quotas = least + np.diff(np.floor(shares + 0.5).astype(np.int64))  # rounding never loses an image
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # of an image in its class
+    drawn = rank < np.repeat(quotas, counts)
+    return np.sort(order[drawn]), np.sort(order[~drawn])

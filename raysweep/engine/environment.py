@@ -1,0 +1,60 @@
+"""What Ray reads from the environment, set before it is imported."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+
+COMMON = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger takes their place
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a recipe stay what they are
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # ray.train.report blocks so long; the default is 2 s an epoch
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+LOOPBACK = "127.0.0.1"
+
+
+def prepare(local: bool) -> Path | None:
+    """Set the environment of this process and of those that Ray starts; what the user has set stays.
+
+    Args:
+        local: whether a Ray of the sweep's own will be started here. It then listens on the
+            loopback alone, at a port known beforehand, wants a token made for this sweep, and
+            keeps its files in a folder that only this user can enter.
+
+    Returns:
+        That folder, to be removed at the end; None for a cluster that is there already.
+    """
+    for name, value in COMMON.items():
+        os.environ.setdefault(name, value)
+    if not local:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="raysweep-"))  # mode 0700
+    os.environ.update(
+        {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for a machine that has no address but 127.0.0.1
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TMPDIR": str(folder),
+            "RAY_GCS_SERVER_PORT": str(_free_port()),
+        }
+    )
+    return folder
+
+
+def local_address() -> str:
+    """Where the sweep's own Ray listens, once `prepare` has chosen it."""
+    return f"{LOOPBACK}:{os.environ['RAY_GCS_SERVER_PORT']}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,104 @@
+"""What the processes of a trial do: its ranks on their devices, its rows to the driver.
+
+With one worker the training loop runs in the trial's own process (Ray Train's local
+mode), which Tune keeps warm for the next trial; with more it is distributed data parallel
+in worker processes of its own. Rank 0's rows reach Tune either way.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+import ray.tune
+
+from raysweep.sweep.rows import EpochRow, TrialJob
+
+if TYPE_CHECKING:
+    from raysweep.train.ddp import World
+    from raysweep.train.phases import Sharing
+
+MOST_CONTROLLER_FAILURES = 3
+"""Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
+
+
+def run_trial(space: dict[str, Any]) -> None:
+    """The function that Ray Tune calls for a trial; `space` holds a `TrialJob` as JSON under `job`."""
+    from ray.train.torch import TorchTrainer
+
+    job = job_of(space)
+    if job.workers == 1:
+        trainer = TorchTrainer(_train, train_loop_config=space, scaling_config=ray.train.ScalingConfig(num_workers=0))
+    else:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        trainer = TorchTrainer(
+            _train,
+            train_loop_config=space,
+            scaling_config=scaling(job),
+            run_config=ray.train.RunConfig(
+                name=job.name,
+                storage_path=job.storage,
+                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+                failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),  # type: ignore[call-arg]
+            ),
+        )
+    try:
+        trainer.fit()
+    finally:
+        gc.collect()  # what the ended trial leaves in cycles, before the next one fills the memory
+
+
+def job_of(space: dict[str, Any]) -> TrialJob:
+    """The job that Tune or Train hands on."""
+    return TrialJob.model_validate_json(space["job"])
+
+
+def row_of(result: dict[str, Any]) -> EpochRow:
+    """The row in what a trial reported to Tune."""
+    return EpochRow.model_validate_json(result["row"])
+
+
+def scaling(job: TrialJob) -> ray.train.ScalingConfig:
+    """A job's workers, each with its CPUs and GPUs."""
+    resources = {"CPU": job.cpus, "GPU": job.gpus} if job.gpus else {"CPU": job.cpus}
+    return ray.train.ScalingConfig(num_workers=job.workers, use_gpu=job.gpus > 0, resources_per_worker=resources)
+
+
+def world_of(job: TrialJob) -> World:
+    """This process among the ranks of its Ray Train run, with its device and threads set."""
+    import torch
+    import torch.distributed as dist
+
+    from raysweep.train.ddp import World
+
+    torch.set_num_threads(job.cpus)
+    if job.gpus and not torch.cuda.is_available():
+        raise RuntimeError("the trial was given a GPU but torch sees none: install torch for this machine's CUDA")
+    group = dist.is_initialized()  # Ray Train makes one for its workers, and none in the trial's own process
+    device = torch.device("cpu") if not job.gpus else ray.train.torch.get_device() if group else torch.device("cuda")
+    return World(dist.get_rank(), dist.get_world_size(), device) if group else World(device=device)
+
+
+def sharing_of(job: TrialJob) -> Sharing:
+    """What a job's trial shares with others."""
+    from raysweep.train.phases import Sharing
+
+    return Sharing(job.features, frozenset(job.stored), Path(job.storage) / "phases")
+
+
+def _train(space: dict[str, Any]) -> None:
+    """The training loop of one rank."""
+    from raysweep.train.phases import Fit
+
+    job = job_of(space)
+    report: Callable[[dict[str, Any]], None] = ray.tune.report if job.workers == 1 else ray.train.report
+    world = world_of(job)
+    for measures in Fit(job.trial, sharing_of(job), world).epochs():
+        row = EpochRow(**dict(measures), trial=job.name, workers=job.workers, device=world.device.type, pid=os.getpid())
+        report({"row": row.model_dump_json()})

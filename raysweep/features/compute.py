@@ -1,0 +1,248 @@
+"""The prefix pass: images through the frozen prefix, once, into the store.
+
+This is the one way in which features are made, whoever asks: a task of the sweep on each
+node before the trials, or a trial that needs features nobody else has. The work is cut into
+shards of fixed size, so that every batch is the same whoever computes it; processes and threads
+claim them one by one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Event
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raysweep.data.sources import Images
+from raysweep.features.spec import Spec
+from raysweep.features.store import Making, Store
+from raysweep.features.stored import Stored, write_batch
+from raysweep.nets.cut import Cut
+from raysweep.nets.task import cut_of, outputs_of, task_of
+from raysweep.recipe import Features, Trial
+
+SHARD = 256
+"""Images that are claimed at a time."""
+PIXELS_AT_ONCE = 2**18
+"""Of a batch that passes through the frozen prefix: bounds its memory."""
+
+
+@dataclass(frozen=True)
+class OwnPrefix:
+    """A prefix that one trial alone has, as earlier phases trained part of it."""
+
+    network: nn.Module
+    """Images → the tensors of the cut's frontier."""
+    digest: str
+    """Hash of its tensors."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    split: str
+    flip: bool
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{'mirrored' if self.flip else 'plain'}-{self.start}"
+
+
+def is_cacheable(phase: Trial, cut: Cut) -> bool:
+    """Whether there is a prefix and it is a fixed function of the image."""
+    return cut.prefix is not None and phase.model.batch_norm != "training"
+
+
+def store_of(settings: Features) -> Store:
+    """The store that the recipe's settings name."""
+    budget = None if settings.budget_gb is None else int(settings.budget_gb * 1e9)
+    return Store(None if settings.dir is None else Path(settings.dir), budget)
+
+
+def views_of(phase: Trial) -> list[tuple[str, bool]]:
+    """Splits and views that training reads: mirrored ones of the training images alone."""
+    return [("train", False), ("val", False)] + ([("train", True)] if "hflip" in phase.data.augment else [])
+
+
+def specs_of(phase: Trial, split: str, flip: bool, dtype: str, own: OwnPrefix | None = None) -> list[Spec]:
+    """The stored features, one a frontier tensor, that a phase reads of a split in one view."""
+    task, cut = task_of(phase), cut_of(phase)
+    return [
+        Spec(
+            data=task.dataset.fingerprint,
+            split=split,
+            count=len(getattr(task.dataset, split)),
+            image_size=task.preparation.image_size,
+            statistics=task.preparation.statistics,
+            flip=flip,
+            network=own.digest if own else task.digest,
+            node=node,
+            shape=shape,
+            dtype=dtype,
+        )
+        for node, shape in zip(cut.frontier, cut.shapes, strict=True)
+    ]
+
+
+def stored_split(
+    phase: Trial, split: str, settings: Features, device: torch.device, own: OwnPrefix | None = None
+) -> Stored | None:
+    """A split's stored features, or None if they are not all there."""
+    store = store_of(settings)
+    flips = [flip for name, flip in views_of(phase) if name == split]
+    views = [[store.open(spec) for spec in specs_of(phase, split, flip, settings.dtype, own)] for flip in flips]
+    whole = [[array for array in view if array is not None] for view in views]
+    if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
+        return None
+    return Stored(whole, settings.dtype, device, store)
+
+
+def make_features(
+    phases: Sequence[Trial],
+    settings: Features,
+    devices: Sequence[torch.device],
+    own: OwnPrefix | None = None,
+) -> Iterator[Progress]:
+    """Make what is missing of the features of phases that share their task, yielding the progress of this process.
+
+    Args:
+        phases: one for each depth to store.
+        settings: where and how to store.
+        devices: a thread computes on each; the same one may be named several times.
+        own: see `OwnPrefix`; `phases` is then that trial's one phase.
+
+    Raises:
+        OSError: there is no room for the features.
+    """
+    specs = {
+        spec: None
+        for phase in phases
+        for view in views_of(phases[0])
+        for spec in specs_of(phase, *view, settings.dtype, own)
+    }
+    with store_of(settings).making(list(specs)) as making:
+        shards = _shards(making)
+        total = sum(shard.end - shard.start for shard in shards)
+        nbytes = sum(spec.nbytes for spec in making.files)
+        done = 0
+        yield Progress(done, total, nbytes)
+        with closing(_claimed(making, shards, phases[0], devices, own)) as counts:
+            for count in counts:
+                done += count
+                yield Progress(done, total, nbytes)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the prefix pass is."""
+
+    images: int
+    """Passed by this process."""
+    total: int
+    """Of all processes together; nothing where all features were there."""
+    nbytes: int
+    """Of all features that are made."""
+
+
+def _shards(making: Making) -> list[_Shard]:
+    wanted = sorted({(spec.split, spec.flip, spec.count) for spec in making.files})
+    return [
+        _Shard(split, flip, start, min(start + SHARD, count))
+        for split, flip, count in wanted
+        for start in range(0, count, SHARD)
+    ]
+
+
+def _claimed(
+    making: Making, shards: Sequence[_Shard], phase: Trial, devices: Sequence[torch.device], own: OwnPrefix | None
+) -> Generator[int, None, None]:
+    """Compute the shards that no other process does, yielding their numbers of images, until all are done."""
+    passes = [_Pass(phase, making.files, device, own) for device in devices] if shards else []
+    stop, done = Event(), Queue[int]()
+
+    def work(one: _Pass) -> None:
+        for wait in (False, True):  # what others have taken on is looked at again at the end
+            for shard in shards:
+                if stop.is_set():
+                    return
+                with making.claim(shard.name, wait) as mine:
+                    if mine:
+                        done.put(one.compute(shard))
+
+    def ended(future: Future[None]) -> None:
+        if future.exception():
+            stop.set()
+        done.put(0)
+
+    with ThreadPoolExecutor(max(1, len(passes))) as pool:
+        running = [pool.submit(work, one) for one in passes]
+        for future in running:
+            future.add_done_callback(ended)
+        try:
+            left = len(running)
+            while left:
+                count = done.get()
+                left -= count == 0
+                if count:
+                    yield count
+            for future in running:
+                future.result()
+        finally:
+            stop.set()
+
+
+class _Pass:
+    """The frozen prefix of one thread, writing every frontier tensor that is wanted."""
+
+    def __init__(self, phase: Trial, files: dict[Spec, Path], device: torch.device, own: OwnPrefix | None) -> None:
+        self.task, self.device = task_of(phase), device
+        self.files = files
+        self.networks = {view: self._network(phase, own, view) for view in {(s.split, s.flip) for s in files}}
+
+    def _wanted(self, view: tuple[str, bool]) -> list[Spec]:
+        return [spec for spec in self.files if (spec.split, spec.flip) == view]
+
+    def _network(self, phase: Trial, own: OwnPrefix | None, view: tuple[str, bool]) -> nn.Module:
+        nodes = [spec.node for spec in self._wanted(view)]
+        network = outputs_of(phase, nodes) if own is None else _Picked(own.network, cut_of(phase).frontier, nodes)
+        if own is None and self.device.type != "cpu":
+            network = copy.deepcopy(network)  # the process's own stays where the next trial expects it
+        return network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def compute(self, shard: _Shard) -> int:
+        """Pass a shard's images through; returns their number."""
+        wanted = self._wanted((shard.split, shard.flip))
+        arrays = [np.load(self.files[spec], mmap_mode="r+", allow_pickle=False) for spec in wanted]
+        split = getattr(self.task.dataset, shard.split)
+        network = self.networks[shard.split, shard.flip]
+        source = Images(split.pool, split.rows, self.task.preparation, self.device, network)
+        size = max(8, min(128, PIXELS_AT_ONCE // self.task.preparation.image_size**2))
+        for positions in torch.arange(shard.start, shard.end).split(size):
+            flips = torch.ones(len(positions), dtype=torch.bool) if shard.flip else None
+            for spec, array, values in zip(wanted, arrays, source.batch(positions, flips, False), strict=True):
+                write_batch(array, int(positions[0]), values, spec.dtype)
+        for array in arrays:
+            array.flush()
+        return shard.end - shard.start
+
+
+class _Picked(nn.Module):
+    """A prefix, giving the wanted of its frontier tensors."""
+
+    def __init__(self, prefix: nn.Module, frontier: Sequence[str], wanted: Sequence[str]) -> None:
+        super().__init__()
+        self.prefix, self.places = prefix, [frontier.index(node) for node in wanted]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        frontier = self.prefix(images)
+        return tuple(frontier[place] for place in self.places)

@@ -1,0 +1,82 @@
+"""Stored features as batches, from memory maps or from the GPU's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysweep.features.store import Store
+
+
+class Stored:
+    """A split's frontier tensors, read from stored features; a `Source`."""
+
+    def __init__(
+        self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device, store: Store | None = None
+    ) -> None:
+        """`views[0]` holds the frontier's arrays of the images, `views[1]` of their mirrors if there are any.
+
+        `store` is the one that opened them: its locks last as long as this source.
+        """
+        self.views, self.dtype, self.device, self.store = views, dtype, device, store
+        self._resident = self._load_to_gpu() if device.type == "cuda" else None
+
+    def __len__(self) -> int:
+        return len(self.views[0][0])
+
+    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
+        """See `raysweep.data.sources.Source`."""
+        return tuple(self._gather(index, positions, flips) for index in range(len(self.views[0])))
+
+    def _gather(self, index: int, positions: Tensor, flips: Tensor | None) -> Tensor:
+        if self._resident is not None:
+            views = [view[index] for view in self._resident]
+            rows = positions.to(self.device)
+            picked = views[0][rows] if flips is None else _pick(views, rows, flips.to(self.device))
+            return _as_trained(picked)
+        tensor = self._typed(self._read(index, positions.numpy(), None if flips is None else flips.numpy()))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return _as_trained(tensor.to(self.device, non_blocking=True))
+
+    def _read(self, index: int, rows: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+        """Copies just the rows asked for out of the map."""
+        arrays = [view[index] for view in self.views]
+        if mirrored is None:
+            return arrays[0][rows]
+        gathered = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
+        for array, here in ((arrays[0], ~mirrored), (arrays[1], mirrored)):
+            gathered[here] = array[rows[here]]
+        return gathered
+
+    def _typed(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
+
+    def _load_to_gpu(self) -> list[list[Tensor]] | None:
+        """All arrays on the GPU where they take less than half of what is free there."""
+        needed = sum(array.nbytes for view in self.views for array in view)
+        if needed > torch.cuda.mem_get_info(self.device)[0] // 2:
+            return None
+        return [[self._typed(np.array(array)).to(self.device) for array in view] for view in self.views]
+
+
+def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> None:
+    """Write (batch, ...) values as a network gives them into rows of a stored array."""
+    last = values.movedim(1, -1) if values.dim() == 4 else values
+    typed = last.to(getattr(torch, dtype)).cpu().contiguous()
+    array[start : start + len(values)] = typed.view(torch.uint16).numpy() if dtype == "bfloat16" else typed.numpy()
+
+
+def _pick(views: Sequence[Tensor], rows: Tensor, flips: Tensor) -> Tensor:
+    mask = flips.view(-1, *[1] * (views[0].dim() - 1))
+    return torch.where(mask, views[1][rows], views[0][rows])
+
+
+def _as_trained(tensor: Tensor) -> Tensor:
+    """(batch, height, width, channels) of any dtype → (batch, channels, height, width) float32, channels last."""
+    full = tensor.float()
+    return full.permute(0, 3, 1, 2) if full.dim() == 4 else full

@@ -1,0 +1,149 @@
+"""A transfer task: a backbone with its weights, the images it is trained on, and how one becomes the other's input.
+
+What trials share is made once a process and kept: a lane that trains twenty trials of one
+backbone reads its weights and traces it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, fx, nn
+from torch.optim.swa_utils import update_bn
+
+from raysweep.data import dataset as datasets
+from raysweep.data.dataset import Dataset
+from raysweep.data.preparation import Preparation
+from raysweep.data.sources import Images
+from raysweep.nets import backbones, zoo
+from raysweep.nets.backbones import Backbone
+from raysweep.nets.cut import Cut, cut
+from raysweep.nets.layers import select
+from raysweep.nets.tracing import outputs, traced
+from raysweep.recipe import Data, Depth, Model, RecipeError, Trial
+
+RECALIBRATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TransferTask:
+    """What all trials of one backbone on one data set share."""
+
+    dataset: Dataset
+    backbone: Backbone
+    preparation: Preparation
+    digest: str
+    """Hash of the network's tensors but for a new head's."""
+
+
+def task_of(trial: Trial) -> TransferTask:
+    """The task of a trial; kept for the next trial that shares it.
+
+    Raises:
+        RecipeError: data or weights are not there, or cannot be used.
+    """
+    return _task(trial.backbone, trial.model, weights_seed(trial), trial.data)
+
+
+def cut_of(trial: Trial) -> Cut:
+    """The cut of a trial's network at its depth; kept for the next trial that shares it.
+
+    Raises:
+        RecipeError: as `task_of`, or a depth that the network does not have.
+    """
+    return _cut(trial.backbone, trial.model, weights_seed(trial), trial.data, trial.depth)
+
+
+def outputs_of(trial: Trial, nodes: Sequence[str]) -> fx.GraphModule:
+    """The part of a trial's network that computes the named nodes; kept for the next call."""
+    return _outputs(trial.backbone, trial.model, weights_seed(trial), trial.data, tuple(nodes))
+
+
+def weights_seed(trial: Trial) -> int:
+    """Pretrained weights do not depend on the seed (the head is drawn anew); random ones do."""
+    return trial.seed if trial.model.weights == "none" else 0
+
+
+def release() -> None:
+    """Drop all that is kept for the process."""
+    for kept in (_dataset, _task, _cut, _outputs, traced):
+        kept.cache_clear()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], skip: Sequence[str] = ()) -> str:
+    """Hash of named tensors, but for those of the modules named in `skip`: 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        if not any(name.startswith(f"{module}.") for module in skip):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _dataset(data: Data) -> Dataset:
+    return datasets.load(data)
+
+
+@lru_cache(maxsize=2)
+def _task(name: str, model: Model, seed: int, data: Data) -> TransferTask:
+    dataset = _dataset(data.model_copy(update={"normalize": "none", "augment": ()}))
+    backbone = backbones.build(name, model, len(dataset.class_names), seed)
+    preparation = _preparation(data, backbone, dataset)
+    if model.batch_norm == "recalibrated":
+        _recalibrate(backbone.network, dataset, preparation)
+    skipped = backbone.head if backbone.fresh else ()
+    return TransferTask(dataset, backbone, preparation, tensors_digest(backbone.network.state_dict(), skipped))
+
+
+@lru_cache(maxsize=8)
+def _cut(name: str, model: Model, seed: int, data: Data, at: Depth) -> Cut:
+    task = _task(name, model, seed, data)
+    network = task.backbone.network
+    try:
+        trained = select(network, at, task.backbone.head)
+    except RecipeError as error:
+        raise RecipeError(f"{error} (backbone {name})") from None
+    return cut(network, trained, task.preparation.image_size)
+
+
+@lru_cache(maxsize=4)
+def _outputs(name: str, model: Model, seed: int, data: Data, nodes: tuple[str, ...]) -> fx.GraphModule:
+    return outputs(_task(name, model, seed, data).backbone.network, nodes)
+
+
+def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparation:
+    if data.normalize == "dataset":
+        statistics = dataset.statistics
+    elif data.normalize == "backbone":
+        statistics = backbone.statistics
+    else:
+        statistics = zoo.UNIT if data.normalize == "none" else data.normalize
+    height, width = dataset.train.pool.shape[-2:]
+    return Preparation((height, width), data.image_size or width, statistics)
+
+
+def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation) -> None:
+    """Estimate every batch norm's statistics anew on the training images, in their own order.
+
+    On one thread: sums over several differ in their last bits, and every process, however many
+    threads it has, must come to the same network and so to the same stored features.
+    """
+    train = dataset.train
+    source = Images(train.pool, train.rows, preparation, torch.device("cpu"))
+
+    def batches() -> Iterator[Tensor]:
+        # of nearly equal size: batch norm wants more than one image
+        for positions in torch.arange(len(train)).tensor_split(-(-len(train) // RECALIBRATION_BATCH)):
+            yield source.batch(positions, None, training=False)[0]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        update_bn(batches(), network)
+    finally:
+        torch.set_num_threads(threads)

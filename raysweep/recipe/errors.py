@@ -1,0 +1,27 @@
+"""What a mistake of the user's is answered with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+MOST_NAMED = 30
+"""Names that an error message lists."""
+
+
+class RecipeError(ValueError):
+    """A mistake in what the user asked for; `problems` holds one sentence each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint that ends an error message: the known names nearest to `name`, else all or the first of them."""
+    known = list(dict.fromkeys(known))
+    matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if matches:
+        return f"did you mean {' or '.join(matches)}?"
+    more = f", … ({len(known):,} in all)" if len(known) > MOST_NAMED else ""
+    return f"choose one of {', '.join(known[:MOST_NAMED])}{more}"

@@ -1,0 +1,71 @@
+"""What depth costs in time, against what it buys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from raysweep.report import wording
+from raysweep.report.figures.depths import place_name
+from raysweep.report.figures.style import RING, blank, key, legend, line_of, looks_of, short, styled, title
+from raysweep.report.statistics import Recommendation
+
+
+@styled
+def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | None = None) -> Figure:
+    """Validation accuracy (%) ± standard error against training time of a trial, points named by depth."""
+    figure, axes = blank()
+    longest, shortest = depths["seconds"].max(), depths["seconds"].min()
+    unit, length = ("seconds", 1) if longest < 300 else ("minutes", 60) if longest < 3 * 3600 else ("hours", 3600)
+    keys = []
+    is_log = longest > 8 * shortest > 0
+    corners = [(-8, 8), (8, -15), (8, 8), (-8, -15)]  # points right of and above the mark
+    for (name, look), corner in zip(looks_of(trials).items(), corners * len(depths), strict=False):
+        group = depths[depths["series"] == name]
+        x, y = group["seconds"] / length, 100 * group["val_accuracy"]
+        axes.errorbar(x, y, 100 * group["standard_error"], **line_of(look), capsize=3)
+        keys.append(key(short(name, 60), **line_of(look)))
+        rooms = _rooms(np.log(x) if is_log else x)
+        for label, (left, right), *point in zip(group["depth_label"], rooms, x, y, strict=True):
+            own, other = (left, right) if corner[0] < 0 else (right, left)
+            place = corner if own >= other else (-corner[0], -15 if corner[1] > 0 else 8)  # where a name has room
+            side = "left" if place[0] > 0 else "right"
+            offset: Any = {"xytext": place, "textcoords": "offset points", "ha": side}
+            axes.annotate(short(label, 16), tuple(point), color=look.colour, fontsize=11, **offset)
+    axes.margins(0.12)
+    if is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.set_xlim(0, 1.1 * longest if longest > 0 else 1)
+    if advice:
+        pick = advice.recommended
+        axes.plot(pick["seconds"] / length, 100 * pick["val_accuracy"], ms=20, **RING)
+        keys.append(key("recommended", ms=12, **RING))
+    axes.set(xlabel=f"training time of one trial ({unit})", ylabel="validation accuracy (%)")
+    title(axes, _cost_title(trials, advice))
+    legend(figure, keys)
+    return figure
+
+
+def _rooms(values: Sequence[float]) -> list[tuple[float, float]]:
+    """How far the next smaller and the next larger value are from each."""
+    order = np.argsort(values, kind="stable")
+    gaps = np.diff(np.asarray(values)[order], prepend=-np.inf, append=np.inf)
+    rooms = np.empty((len(order), 2))
+    rooms[order] = np.column_stack([gaps[:-1], gaps[1:]])
+    return [(left, right) for left, right in rooms]
+
+
+def _cost_title(trials: pd.DataFrame, advice: Recommendation | None) -> str:
+    if advice is None or advice.recommended == advice.best or not advice.best["seconds"] > 0:
+        return "What depth costs in training time, and what it buys"
+    pick, best = advice.recommended, advice.best
+    less = f"{100 * (best['val_accuracy'] - pick['val_accuracy']):.1f} points less than {place_name(best, trials)}"
+    time = wording.share_of_time(pick["seconds"] / best["seconds"])
+    return f"{wording.capital(place_name(pick, trials))} gives {less}, at {time}"

@@ -1,0 +1,108 @@
+"""Accuracy by epoch and by learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from raysweep.report import wording
+from raysweep.report.figures.style import (
+    MARKERS,
+    cross,
+    key,
+    legend,
+    loose_keys,
+    panels_of,
+    shades,
+    share_scale,
+    short,
+    styled,
+    title,
+)  # fmt: skip
+from raysweep.report.statistics import completed, with_series
+
+
+@styled
+def learning_curves(epochs: pd.DataFrame) -> Figure:
+    """Validation (solid) and train accuracy (dashed), in %, by epoch; a panel for each depth, a colour for each lr.
+
+    Validation measured within an epoch has points of its own; dotted verticals part the phases. Panels of one
+    series have one scale: a network from scratch must not press the curves of a pretrained one flat.
+    """
+    epochs = with_series(epochs)
+    order = list(epochs["series"].unique())
+    groups = epochs.sort_values("layers", kind="stable").groupby(["series", "depth_label"], sort=False)
+    panels = sorted(groups, key=lambda panel: order.index(panel[0][0]))
+    colours = shades(sorted(epochs["lr"].unique()))
+    figure, grid = panels_of(len(panels), height=2.5, one_scale=len(order) == 1)
+    for axes, ((name, label), rows) in zip(grid, panels, strict=True):
+        for _, trial in rows.groupby(["run", "trial"]):
+            _draw_curve(axes, trial.sort_values("epoch"), colours[trial["lr"].iloc[0]])
+        depth = f"depth {short(label, 28)}"
+        title(axes, f"{short(name, 50)}\n{depth}" if len(order) > 1 else depth, width=28, size=11)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy (%)")
+        axes.label_outer()
+    if len(order) > 1:
+        for name in order:
+            share_scale([axes for axes, ((own, _), _) in zip(grid, panels, strict=True) if own == name])
+    keys = [key(f"lr {wording.rate(lr)}", color=colour, lw=3) for lr, colour in colours.items()]
+    keys += [key("validation", color="0.3"), key("train", color="0.3", ls="--")]
+    if (epochs.groupby(["run", "trial"])["phase"].nunique() > 1).any():
+        keys.append(key("next phase", color="0.6", lw=1, ls=":"))
+    keys += loose_keys(epochs.groupby(["run", "trial"]).last())
+    legend(figure, keys, columns=4 if len(colours) > 3 else None)
+    return figure
+
+
+def _draw_curve(axes: Axes, trial: pd.DataFrame, colour: Any) -> None:
+    within = [one for some in trial["val_by_step"] if isinstance(some, list) for one in some]
+    points = pd.concat([trial[["epoch", "val_accuracy"]], pd.DataFrame(within, columns=["epoch", "val_accuracy"])])
+    points = points.astype(float).drop_duplicates("epoch").sort_values("epoch")
+    axes.plot(points["epoch"], 100 * points["val_accuracy"], ".-", color=colour, lw=1.6, ms=5)
+    for end in trial.groupby("phase")["epoch"].max().sort_values().iloc[:-1]:
+        axes.axvline(end + 0.5, color="0.6", lw=1, ls=":", zorder=0)
+    axes.plot(trial["epoch"], 100 * trial["train_accuracy"], "--", color=colour, lw=1.2, alpha=0.8)
+    last = trial.iloc[-1]
+    if last["state"] != "finished":
+        axes.plot(last["epoch"], 100 * last["val_accuracy"], cross(last["state"]), color=colour, ms=9, mew=2)
+
+
+def swept_lr(trials: pd.DataFrame) -> list[str]:
+    """The series with at least three learning rates: fewer make no curve."""
+    counts = with_series(trials[trials["val_accuracy"].notna()]).groupby("series", sort=False)["lr"].nunique()
+    return [str(name) for name in counts.index[counts >= 3]]
+
+
+@styled
+def accuracy_by_lr(trials: pd.DataFrame) -> Figure:
+    """Validation accuracy (%) against learning rate: a line over the means for each depth, a panel for each series."""
+    trials = with_series(trials).dropna(subset="val_accuracy").sort_values("layers", kind="stable")
+    names = swept_lr(trials)
+    trials = trials[trials["series"].isin(names)]
+    colours = shades(list(trials["depth_label"].unique()))
+    markers = {label: MARKERS[place % len(MARKERS)] for place, label in enumerate(colours)}
+    figure, grid = panels_of(len(names), height=4.2, columns=2)
+    for axes, name in zip(grid, names, strict=True):
+        rows = trials[trials["series"] == name]
+        for label, here in rows.groupby("depth_label", sort=False):
+            means = 100 * completed(here).groupby("lr")["val_accuracy"].mean()
+            axes.plot(means.index, means, marker=markers[label], color=colours[label], lw=1.5, ms=7)
+            for state, group in here[here["state"] != "finished"].groupby("state"):
+                y = 100 * group["val_accuracy"]
+                axes.scatter(group["lr"], y, 22, color=colours[label], marker=cross(state), alpha=0.6, lw=1)
+        ticks = sorted(rows["lr"].unique())
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(ticks, [wording.rate(lr) for lr in ticks], rotation=45 if len(ticks) > 6 else 0)
+        axes.tick_params(labelbottom=True)
+        axes.set(xlabel="learning rate", ylabel="validation accuracy (%)" if axes is grid[0] else "")
+        title(axes, short(name, 80) if len(names) > 1 else "Validation accuracy by learning rate", width=40)
+    keys = [key(f"depth {short(label)}", color=colours[label], marker=markers[label]) for label in colours]
+    legend(figure, [*keys, *loose_keys(trials)])
+    return figure

@@ -1,0 +1,132 @@
+"""The processes that train one configuration together, so that one and many compute the same step.
+
+A batch is dealt out image by image. The loss is a sum over images divided by the size of
+the whole batch, batch norm uses the statistics of the whole batch, and what is drawn at
+random is drawn for the whole batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+
+from raysweep.recipe import Train
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train one configuration together."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def share(self, positions: Tensor) -> Tensor:
+        """This rank's part of a batch."""
+        return positions[self.rank :: self.size]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks, on every rank, on the CPU."""
+        if self.size == 1:
+            return values.cpu()
+        moved = values.to(self.device, copy=True)
+        dist.all_reduce(moved)
+        return moved.cpu()
+
+
+def parallel(suffix: nn.Module, world: World) -> nn.Module:
+    """The suffix such that its gradients are averaged over ranks."""
+    if world.size == 1:
+        return suffix
+    options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    if world.device.type == "cuda":
+        suffix = nn.SyncBatchNorm.convert_sync_batchnorm(suffix)
+        options["device_ids"] = [world.device]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.14 renames broadcast_buffers, 2.9 has no other name
+        return DistributedDataParallel(suffix, **options)
+
+
+def synchronised_batch_norm(world: World) -> AbstractContextManager[Any]:
+    """A context in which batch norm uses the statistics of the whole batch; on GPUs `parallel` has seen to it."""
+    return _BatchNormOverRanks() if world.size > 1 and world.device.type == "cpu" else nullcontext()
+
+
+def autocast(settings: Train, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which the suffix computes in the precision that is asked for."""
+    if settings.autocast == "none":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, settings.autocast))
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over ranks; what flows back is summed too, as every rank's loss depends on every part."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total
+
+
+class _BatchNormOverRanks(TorchFunctionMode):
+    """Batch norm with the statistics of the whole batch, for ranks on CPUs.
+
+    PyTorch's own SyncBatchNorm needs a GPU. This answers every call of
+    `torch.nn.functional.batch_norm` in training mode, whichever module makes it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **kwargs)
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        passed = dict(zip(names, args, strict=False)) | kwargs
+        return self._normalise(**passed) if passed.get("training") else func(*args, **kwargs)
+
+    @staticmethod
+    def _normalise(
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        values = input.float()  # under autocast the input may be of 16 bits; statistics never are
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        # sums about a point near the mean, the same on every rank: one exchange, and no cancellation
+        shift = torch.zeros(input.shape[1]) if running_mean is None else running_mean.detach().clone()
+        shifted = values - shift.view(shape)
+        own = torch.tensor([float(input.numel() // input.shape[1])])
+        sums = _SumOverRanks.apply(torch.cat([shifted.sum(axes), shifted.square().sum(axes), own]))
+        count = sums[-1].detach()
+        offset, square = sums[:-1].view(2, -1) / count
+        mean, variance = shift + offset, square - offset.square()
+        centred = values - mean.view(shape)
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean, momentum)
+                running_var.lerp_(variance * count / (count - 1), momentum)
+        normal = centred * (variance + eps).rsqrt().view(shape)
+        if weight is not None and bias is not None:
+            normal = normal * weight.view(shape) + bias.view(shape)
+        return normal.to(input.dtype)

@@ -1,0 +1,82 @@
+"""What a network predicts, gathered over the ranks, and the scores that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raysweep.data.sources import Source
+from raysweep.recipe import Train
+from raysweep.train.ddp import World, autocast
+
+EVAL_BATCH = 128
+"""Least number of images in a forward pass of evaluation."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A split as training sees it."""
+
+    source: Source
+    labels: Tensor
+    """(n,) int64, on the CPU."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of n images, in their order, on the CPU, the same on every rank."""
+
+    labels: Tensor
+    """(n,) int64, the true classes."""
+    predicted: Tensor
+    """(n,) int64."""
+    confidence: Tensor
+    """(n,) float64, probability of the predicted class."""
+    losses: Tensor
+    """(n,) float64, cross-entropy: minus the logarithm of the true class's probability."""
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that are predicted right."""
+        return float((self.predicted == self.labels).double().mean())
+
+
+@torch.no_grad()
+def predict(
+    suffix: nn.Module, split: Labelled, settings: Train, world: World, positions: Tensor | None = None
+) -> Predictions:
+    """Predict a split's images in eval mode, each rank its share.
+
+    Args:
+        suffix: frontier tensors → (batch, classes).
+        split: the images.
+        settings: batch size and precision.
+        world: the ranks that predict together.
+        positions: (n,) int64, which images; None for all.
+    """
+    suffix.eval()
+    wanted = torch.arange(len(split)) if positions is None else positions
+    labels = split.labels[wanted]
+    found = torch.zeros(3, len(wanted), dtype=torch.float64)
+    own = world.share(torch.arange(len(wanted)))
+    for chunk in own.split(settings.eval_batch_size or max(settings.batch_size, EVAL_BATCH)):
+        if len(chunk):
+            inputs = split.source.batch(wanted[chunk], None, training=False)
+            with autocast(settings, world.device):
+                scores = suffix(*inputs).float().cpu()
+            confidence, predicted = scores.softmax(1).max(1)
+            losses = F.cross_entropy(scores, labels[chunk], reduction="none")
+            found[:, chunk] = torch.stack([predicted.double(), confidence.double(), losses.double()])
+    predicted, confidence, losses = world.sum(found)
+    return Predictions(labels, predicted.long(), confidence, losses)
