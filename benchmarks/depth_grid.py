@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,10 +35,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from raysweep.train import assembly
-from raysweep.nets import cut as depth
-from raysweep.recipe import Recipe, Trial, load
+from benchmarks.measure import Used, timed
 from raysweep.data.sources import Images
+from raysweep.nets.layers import freeze, select, set_modes
+from raysweep.nets.task import cut_of, outputs_of, task_of
+from raysweep.recipe import Recipe, Trial, load
 
 RECIPE = (
     "data.limit=1024",
@@ -66,6 +66,9 @@ class Timed:
 
     way: str
     seconds: float
+    """Wall time."""
+    cpu_seconds: float
+    """User and system time of all processes."""
     gigaflops: float
     note: str
 
@@ -74,9 +77,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Images as the notebooks read them: each through PIL, each time anew."""
 
     def __init__(self, trial: Trial, split: str) -> None:
-        base = assembly.base_of(trial)
-        self.part = getattr(base.dataset, split)
-        statistics, size = base.preparation.statistics, base.preparation.image_size
+        task = task_of(trial)
+        self.part = getattr(task.dataset, split)
+        statistics, size = task.preparation.statistics, task.preparation.image_size
         self.pictures = [transforms.functional.to_pil_image(torch.from_numpy(x)) for x in self.part.images()]
         self.transform = transforms.Compose(
             [
@@ -96,9 +99,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def plain_loop(trial: Trial, epochs: int) -> float:
     """Seconds of `epochs` epochs of one configuration in the way of the notebooks."""
     torch.manual_seed(0)
-    network = assembly.base_of(trial).backbone.network
-    trained = depth.select(network, trial.depth, assembly.base_of(trial).backbone.head)
-    depth.freeze(network, trained)
+    network = task_of(trial).backbone.network
+    trained = select(network, trial.depth, task_of(trial).backbone.head)
+    freeze(network, trained)
     loaders = {
         split: DataLoader(Pictures(trial, split), trial.train.batch_size, shuffle=split == "train")
         for split in ("train", "val")
@@ -120,12 +123,12 @@ def plain_loop(trial: Trial, epochs: int) -> float:
 
 def floor(trials: list[Trial]) -> tuple[float, float]:
     """Seconds of the prefix pass for all cuts together, and of the suffixes' raw steps."""
-    base = assembly.base_of(trials[0])
-    cuts = [assembly.cut_of(trial) for trial in trials]
+    task = task_of(trials[0])
+    cuts = [cut_of(trial) for trial in trials]
     nodes = sorted({name for cut in cuts for name in cut.frontier})
-    prefix = depth.outputs(base.backbone.network, nodes).eval().to(memory_format=torch.channels_last)
-    train = base.dataset.train
-    source = Images(train.pool, train.rows, base.preparation, CPU, prefix)
+    prefix = outputs_of(trials[0], nodes).eval().to(memory_format=torch.channels_last)
+    train = task.dataset.train
+    source = Images(train.pool, train.rows, task.preparation, CPU, prefix)
     started = time.perf_counter()
     batches = [source.batch(rows, None, training=False) for rows in torch.arange(len(train)).split(128)]
     stored = {name: torch.cat(parts) for name, parts in zip(nodes, zip(*batches, strict=True), strict=True)}
@@ -140,7 +143,7 @@ def floor(trials: list[Trial]) -> tuple[float, float]:
 def steps(suffix: nn.Module, frontier: list[Tensor], labels: Tensor, trial: Trial) -> None:
     """The raw steps of one configuration."""
     suffix = suffix.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    depth.set_modes(suffix, "frozen")
+    set_modes(suffix, "frozen")
     optimizer = torch.optim.Adam([p for p in suffix.parameters() if p.requires_grad], lr=trial.lr)
     for _ in range(trial.train.epochs):
         for rows in torch.randperm(len(labels)).split(trial.train.batch_size):
@@ -149,24 +152,21 @@ def steps(suffix: nn.Module, frontier: list[Tensor], labels: Tensor, trial: Tria
             optimizer.step()
 
 
-def raysweep(overrides: list[str]) -> tuple[float, float, float]:
-    """Seconds of the whole process, of its trials' wall time, and of their epochs added up."""
+def raysweep(overrides: list[str]) -> tuple[Used, float, float]:
+    """What the whole command takes, and the wall time of its trials and of their epochs added up."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        environment = os.environ | {"RAYSWEEP_CACHE": str(Path(folder) / "cache")}
         command = [sys.executable, "-m", "raysweep.grid", *overrides, "--run-dir", str(run)]
-        started = time.perf_counter()
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
+        used = timed(command, {"RAYSWEEP_CACHE": str(Path(folder) / "cache")})
         rows = [json.loads(line) for line in (run / "epochs.jsonl").read_text().splitlines()]
         wall = max(row["time"] for row in rows) - min(row["time"] - row["seconds"] for row in rows)
-        return seconds, wall, sum(row["seconds"] for row in rows)
+        return used, wall, sum(row["seconds"] for row in rows)
 
 
 def gigaflops(trials: list[Trial]) -> dict[str, float]:
     """Floating-point operations of each way, counted by torch on a few images and scaled."""
-    base = assembly.base_of(trials[0])
-    size, count, val = base.preparation.image_size, len(base.dataset.train), len(base.dataset.val)
+    task = task_of(trials[0])
+    size, count, val = task.preparation.image_size, len(task.dataset.train), len(task.dataset.val)
     images = torch.randn(8, 3, size, size)
 
     def counted(work: Callable[[], object]) -> float:
@@ -174,10 +174,10 @@ def gigaflops(trials: list[Trial]) -> dict[str, float]:
             work()
         return counter.get_total_flops() / len(images) / 1e9
 
-    whole = counted(lambda: base.backbone.network.eval()(images))
+    whole = counted(lambda: task.backbone.network.eval()(images))
     loop, suffixes, evaluations, prefix = 0.0, 0.0, 0.0, 0.0
     for trial in trials:
-        cut, epochs = assembly.cut_of(trial), trial.train.epochs
+        cut, epochs = cut_of(trial), trial.train.epochs
         assert cut.prefix is not None
         inputs = cut.prefix.eval()(images)
         suffix = cut.own_suffix()
@@ -202,19 +202,29 @@ def measure(case: str, loop_epochs: int) -> Iterator[Timed]:
     flops = gigaflops(trials)
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
+    cpu = time.process_time()
     passed, stepped = floor(trials)
-    yield Timed(
-        "floor", passed + stepped, flops["floor"], f"prefix {passed:.1f} s, steps {stepped:.1f} s, {threads} threads"
-    )
-    seconds, wall, added = raysweep(overrides)
+    cpu = time.process_time() - cpu
+    note = f"prefix {passed:.1f} s, steps {stepped:.1f} s, {threads} threads"
+    yield Timed("floor", passed + stepped, cpu, flops["floor"], note)
+    used, wall, added = raysweep(overrides)
     note = f"trials {wall:.1f} s, {wall / stepped:.2f} × the floor's steps; their epochs added up {added:.1f} s"
-    yield Timed("raysweep", seconds, flops["raysweep"], note)
-    an_epoch: dict[object, float] = {}
+    yield Timed("raysweep", used.wall_s, used.cpu_s, flops["raysweep"], note)
+    wall_s, cpu_s = loop_seconds(trials, loop_epochs)
+    note = f"scaled from {loop_epochs} epochs a depth; {threads} threads"
+    yield Timed("plain loop", wall_s, cpu_s, flops["plain loop"], note)
+
+
+def loop_seconds(trials: list[Trial], loop_epochs: int) -> tuple[float, float]:
+    """Wall and CPU seconds of the plain loop over all trials, scaled from a few epochs of each depth."""
+    an_epoch: dict[object, tuple[float, float]] = {}
     for trial in trials:
         if trial.depth not in an_epoch:
-            an_epoch[trial.depth] = plain_loop(trial, loop_epochs) / loop_epochs
-    loop = sum(an_epoch[trial.depth] * trial.train.epochs for trial in trials)
-    yield Timed("plain loop", loop, flops["plain loop"], f"scaled from {loop_epochs} epochs a depth; {threads} threads")
+            cpu = time.process_time()
+            wall = plain_loop(trial, loop_epochs)
+            an_epoch[trial.depth] = (wall / loop_epochs, (time.process_time() - cpu) / loop_epochs)
+    pairs = [(trial.train.epochs, an_epoch[trial.depth]) for trial in trials]
+    return sum(epochs * wall for epochs, (wall, _) in pairs), sum(epochs * cpu for epochs, (_, cpu) in pairs)
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:
@@ -244,8 +254,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     table = pd.DataFrame(list(measure(given.case, given.loop_epochs)))
-    own = table.loc[table["way"] == "raysweep", "seconds"].item()
-    table["times raysweep"] = table["seconds"] / own
+    own = table[table["way"] == "raysweep"].iloc[0]
+    table["times raysweep"] = table["seconds"] / own["seconds"]
+    table["CPU times raysweep"] = table["cpu_seconds"] / own["cpu_seconds"]
     given.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(given.out / f"{given.case}.csv", index=False)
     figure(table, given.out / f"{given.case}.png")

@@ -38,7 +38,7 @@ def own_caches(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tests of the analysis do not import torch, and this does not do it for them."""
+    """Tests of the report do not import torch, and this does not do it for them."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

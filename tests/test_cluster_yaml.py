@@ -144,7 +144,8 @@ def test_no_rule_opens_more_than_ssh(cluster):
 def test_the_project_is_mounted_and_installed(cluster):
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = {*project["tool"]["setuptools"]["packages"], "pyproject.toml", project["project"]["readme"]}
+    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    needed = {*packages, "pyproject.toml", project["project"]["readme"]}
     mounts = cluster["file_mounts"]
     assert {f"~/raysweep/{part}" for part in needed} == set(mounts)
     assert all(remote == f"~/raysweep/{local}" for remote, local in mounts.items())

@@ -123,6 +123,8 @@ def make_features(
     Raises:
         OSError: there is no room for the features.
     """
+    if not devices:
+        raise ValueError("features need a device to be computed on")
     specs = {
         spec: None
         for phase in phases

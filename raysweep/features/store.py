@@ -81,16 +81,18 @@ class Store:
         with self._lock(group):
             making = Making(self.folder / f"{group}.making", self.missing(specs))
             self._remove_abandoned(but=making.folder)
+            making.remove_unless_whole()
             if making.files and not making.is_reserved():
                 self._make_room(sum(spec.nbytes for spec in making.files))
             making.join()
         try:
             yield making
             with self._lock(group):
-                if making.is_reserved():  # the first to get here stores what all have made
+                if making.is_current():  # the first to get here stores what all have made
                     self._finish(making)
         finally:
-            making.leave()
+            with self._lock(group):
+                making.leave()
 
     def _lock(self, group: str, wait: bool = True) -> FileLock:
         return FileLock(self.folder / f"{group}.lock", timeout=-1 if wait else 0)
@@ -126,12 +128,9 @@ class Store:
     def _finish(self, making: Making) -> None:
         for spec, part in making.files.items():
             path, about = self._paths(spec.digest)
-            text = json.dumps({"crc32": _crc32(part), **spec.facts()}, indent=1)
-            with part.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)  # or it could be taken for an array without its checksum
-                part.replace(path)
-                write_text(about, text)
-        making.remove()
+            write_text(about, json.dumps({"crc32": _crc32(part), **spec.facts()}, indent=1))
+            part.replace(path)
+        making.end()
 
     def _make_room(self, wanted: int) -> None:
         room = self.room_bytes()
@@ -155,7 +154,7 @@ class Store:
         """Remove a feature unless it is in use; returns the bytes won."""
         path = about.with_suffix(".npy")
         try:
-            with path.open("rb") as file:
+            with path.open("r+b") as file:  # NFS wants a writable file for an exclusive lock
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 size = path.stat().st_size
                 about.unlink(missing_ok=True)
@@ -188,6 +187,15 @@ class Making:
         """Whether the arrays are there to be written to."""
         return (self.folder / "reserved").exists()
 
+    def is_current(self) -> bool:
+        """Whether this process takes part, and what it takes part in has not been stored or removed since."""
+        if self._presence is None:
+            return False
+        with suppress(FileNotFoundError):
+            now = (self.folder / "presence").stat()
+            return self.is_reserved() and os.path.samestat(now, os.fstat(self._presence.fileno()))
+        return False
+
     def join(self) -> None:
         """Take part; the first process reserves the space.
 
@@ -197,21 +205,31 @@ class Making:
         if not self.files:
             return
         self.folder.mkdir(exist_ok=True)
-        self._presence = (self.folder / "presence").open("ab")
+        self._presence = (self.folder / "presence").open("a+b")
         fcntl.flock(self._presence, fcntl.LOCK_SH)
         if not self.is_reserved():
             try:
                 for spec, part in self.files.items():
                     _reserve(part, spec)
             except OSError:
-                self.remove()
+                self.leave()
                 raise
             write_text(self.folder / "reserved", "")
 
     def leave(self) -> None:
-        """Take part no longer. Parts that are done stay, for whoever goes on with the work."""
+        """Take part no longer. Parts that are done stay, for whoever goes on with the work.
+
+        The last to leave removes what is left after all was stored: until then others look at the marks.
+        """
         if self._presence is not None:
             self._presence.close()
+            self._presence = None
+            if not self.is_reserved():
+                self.remove_if_abandoned()
+
+    def end(self) -> None:
+        """All is stored."""
+        (self.folder / "reserved").unlink()
 
     @contextmanager
     def claim(self, part: str, wait: bool = False) -> Iterator[bool]:
@@ -222,7 +240,7 @@ class Making:
         mark = self.folder / f"{part}.part"
         try:
             with FileLock(mark.with_suffix(".lock"), timeout=-1 if wait else 0):
-                if mark.exists():
+                if mark.exists() or not self.is_current():  # in this order: `remove` goes in the other
                     yield False
                     return
                 yield True
@@ -231,12 +249,18 @@ class Making:
             yield False
 
     def remove(self) -> None:
-        """Remove everything."""
+        """Remove everything, first what says that it can be used."""
+        (self.folder / "reserved").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def remove_unless_whole(self) -> None:
+        """Remove what a killed process left too early, or too late, for others to go on with."""
+        if self.files and not (self.is_reserved() and all(part.exists() for part in self.files.values())):
+            self.remove()
 
     def remove_if_abandoned(self) -> None:
         """Remove everything unless a process takes part."""
-        with suppress(OSError), (self.folder / "presence").open("rb") as file:
+        with suppress(OSError), (self.folder / "presence").open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.remove()
 

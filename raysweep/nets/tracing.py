@@ -202,5 +202,6 @@ def tidied(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     side = fx.GraphModule(root, graph)
     side.graph.eliminate_dead_code()
     side.graph.lint()
+    side.delete_all_unused_submodules()
     side.recompile()
     return side

@@ -109,7 +109,7 @@ def _weights(weights: str) -> str:
 def _resolved(field: str, path: str) -> str:
     try:
         return str(Path(path).expanduser().resolve())
-    except (RuntimeError, OSError) as error:  # no such user, a loop of links
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a loop of links, a NUL
         raise RecipeError(f"{field}={path} is no path that can be followed ({error}); give another") from None
 
 

@@ -87,10 +87,14 @@ class _Loader(Reader, Scanner, Parser, Composer, SafeConstructor, _Resolver):
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that occurs twice, and keys that are no text."""
+        if not isinstance(node, MappingNode):
+            raise ConstructorError(None, None, "expected a mapping", node.start_mark)
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise ConstructorError(None, None, "a key must be a word", key.start_mark)
+            if key.tag not in PLAIN_TAGS:
+                raise ConstructorError(None, None, f"the tag {key.tag} is not supported", key.start_mark)
             if key.value in seen:
                 raise ConstructorError(None, None, f"found duplicate key {key.value}", key.start_mark)
             seen.add(key.value)
@@ -102,11 +106,11 @@ def _number(loader: _Loader, node: ScalarNode) -> int:
     digits = text.lstrip("-+")
     if not digits.isascii() or not digits.isdigit():
         raise ConstructorError(None, None, f"{text} is no whole number", node.start_mark)
-    if len(digits) > 1 and digits.startswith("0"):
-        meant = f"{text} may be read as {int(digits)} or as an octal number; write {int(digits)}"
-        raise ConstructorError(None, None, meant, node.start_mark)
     if len(digits) > 30:
         raise ConstructorError(None, None, f"{text[:12]}… has too many digits", node.start_mark)
+    if len(digits) > 1 and digits.startswith("0"):
+        meant = f"{text} may be read as {int(text)} or as an octal number; write {int(text)}"
+        raise ConstructorError(None, None, meant, node.start_mark)
     return int(text)
 
 
@@ -140,6 +144,13 @@ class _Dumper(Emitter, Serializer, SafeRepresenter, _Resolver):
         SafeRepresenter.__init__(self, sort_keys=options["sort_keys"], default_flow_style=options["default_flow_style"])
         _Resolver.__init__(self)
 
+    def analyze_scalar(self, scalar: str) -> Any:
+        """Quote NEL, which PyYAML reads as an end of line."""
+        found = super().analyze_scalar(scalar)
+        if "\x85" in scalar:
+            found.allow_flow_plain = found.allow_block_plain = found.allow_single_quoted = found.allow_block = False
+        return found
+
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value as often as it occurs."""
         return True
@@ -154,7 +165,7 @@ def loads(text: str) -> Any:
     try:
         loader = _Loader(text)
         return loader.get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise YamlError(" ".join(str(error).split())) from None
 
 

@@ -10,6 +10,7 @@ its prefix, the features are the trial's own and are made when the phase begins.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,9 @@ from raysweep.train.loop import Training
 from raysweep.train.measures import Measures
 from raysweep.train.metrics import Labelled
 from raysweep.train.network import SplitNetwork, assemble, labelled
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,10 @@ class Fit:
         try:
             for _ in make_features([phase], settings, [self.world.device], self.network.own_prefix()):
                 pass
-        except OSError:  # no room: the prefix is computed as the images are asked for
-            return [None, None]
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return [None, None]  # the prefix is computed as the images are asked for
         return self._open(phase)
 
     def _open(self, phase: Trial) -> list[Stored | None]:

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+from raysweep.recipe import Data
 
 EXIF_ORIENTATION = 0x0112
 TURNED_RIGHT = 6  # the camera was held upright: a viewer turns the stored image by 90 degrees clockwise
@@ -34,6 +37,16 @@ def write_classes(folder: Path, counts: dict[str, int], size: tuple[int, int] | 
             suffix = ("png", "jpg", "JPEG", "bmp")[index % 4]
             write_image(folder / name / f"{index:03}.{suffix}", seed, size or (9 + index % 5, 8 + index % 3))
     return folder
+
+
+def folder_data(root: Path, **fields: Any) -> Data:
+    """A recipe's section for a folder of images, of 8×8 pixels unless said otherwise."""
+    return Data(dataset="imagefolder", root=str(root), **({"image_size": 8} | fields))
+
+
+def pixels(count: int, side: int, seed: int = 0) -> torch.Tensor:
+    """Noise as a data set stores it: (count, 3, side, side) uint8."""
+    return torch.from_numpy(np.random.RandomState(seed).randint(0, 256, (count, 3, side, side)).astype(np.uint8))
 
 
 def write_turned(path: Path) -> Path:

@@ -1,78 +1,16 @@
+"""What training is fed with."""
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from raysweep.nets.backbones import UNIT
-from raysweep.recipe import Statistics
-from raysweep.data.sources import Images, Joined, Preparation
+from raysweep.data.preparation import Preparation
+from raysweep.data.sources import Images, Joined
+from raysweep.nets.zoo import UNIT
+from tests.data.image_files import pixels
 
 CPU = torch.device("cpu")
-STATISTICS = Statistics(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
-
-
-def pixels(count, side, seed=0):
-    return torch.from_numpy(np.random.RandomState(seed).randint(0, 256, (count, 3, side, side)).astype(np.uint8))
-
-
-def ramp(*levels):
-    """One image, every row of it these levels from left to right, in every channel."""
-    return torch.tensor(levels, dtype=torch.uint8).expand(1, 3, len(levels), len(levels))
-
-
-# ---- preparation ----
-
-
-def test_normalisation():
-    """51 of 255 is 0.2."""
-    found = Preparation(2, STATISTICS)(torch.full((1, 3, 2, 2), 51, dtype=torch.uint8))
-    expected = torch.tensor([(0.2 - 0.1) / 0.5, 0.0, (0.2 - 0.3) / 2.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-    assert found.dtype == torch.float32
-
-
-def test_enlarging_is_linear():
-    """Half a pixel either side: ¾ of the nearer, ¼ of the other; ends are repeated."""
-    found = Preparation(4, UNIT)(ramp(0, 255))
-    torch.testing.assert_close(found[0, 1], torch.tensor([0, 0.25, 0.75, 1]).expand(4, 4), atol=1e-6, rtol=0)
-
-
-def test_shrinking_does_not_skip_pixels():
-    """By two, a triangle of radius 2 about the new pixel's centre: ¾, ¾ and ¼ of the three pixels within, over 7/4."""
-    found = Preparation(2, UNIT)(ramp(255, 0, 0, 51))
-    expected = torch.tensor([3 / 7, 0.2 * 3 / 7])
-    torch.testing.assert_close(found[0, 2], expected.expand(2, 2), atol=1e-6, rtol=0)
-
-
-def test_resizing_comes_before_normalising():
-    images, size = pixels(3, 9), (5, 5)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (STATISTICS.mean, STATISTICS.std))
-    scaled = F.interpolate(images.float() / 255, size, mode="bilinear", antialias=True)
-    torch.testing.assert_close(Preparation(5, STATISTICS)(images), (scaled - mean) / std)
-
-
-@pytest.mark.parametrize("size", [7, 5, 12])
-def test_a_mirrored_image_is_the_mirror_of_the_resized_one(size):
-    """To the bit, as a stored view must equal what training would make; resizing a mirrored image rounds otherwise."""
-    images, prepare = pixels(6, 7), Preparation(size, STATISTICS)
-    flips = torch.tensor([True, False, True, True, False, False])
-    plain, found = prepare(images), prepare(images, flips)
-    assert torch.equal(found[flips], plain[flips].flip(-1))
-    assert torch.equal(found[~flips], plain[~flips])
-    assert not torch.equal(found, plain)
-
-
-@pytest.mark.parametrize("size", [4, 6])
-def test_images_stay_as_they_were_and_come_out_channels_last(size):
-    images = pixels(2, 4)
-    before = images.clone()
-    found = Preparation(size, STATISTICS)(images, torch.tensor([True, False]))
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(images, before)
-
-
-# ---- images ----
 
 
 class Spy(nn.Module):
@@ -91,7 +29,7 @@ class Spy(nn.Module):
 def source(count=6, side=4, **more):
     pool = pixels(10, side).numpy()
     pool.setflags(write=False)
-    return pool, Images(pool, np.array([9, 0, 3, 4, 7, 2][:count]), Preparation(side, UNIT), CPU, **more)
+    return pool, Images(pool, np.array([9, 0, 3, 4, 7, 2][:count]), Preparation((side, side), side, UNIT), CPU, **more)
 
 
 def test_images_at_positions():
@@ -118,9 +56,6 @@ def test_mode_of_the_prefix(batch_norm, training, mode):
     assert isinstance(frontier, tuple)
     assert [tuple(value.shape) for value in frontier] == [(6, 3, 4, 4), (6, 3)]
     assert (prefix.norm.num_batches_tracked > 0) == mode
-
-
-# ---- two sources ----
 
 
 class Told:

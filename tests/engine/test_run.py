@@ -5,7 +5,6 @@ Starting Ray takes most of the time, so that the sweeps are few and each is look
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,9 +19,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from raysweep.engine.features import FeaturesRecord
 from raysweep.sweep import ledger
+from raysweep.sweep.rows import Configuration, EpochRow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LITTLE = {
     "name": "little",
     "data": {"dataset": "fake:4", "limit": 64, "image_size": 32},
@@ -43,7 +44,7 @@ COLUMNS = {
     "val_loss": float, "val_accuracy": float, "val_images": int, "seconds": float, "lr_epoch": float,
     "trainable_tensors": int, "trainable_parameters": int, "total_parameters": int, "image_size": int,
     "batch_norm": str, "weights": str, "head": str, "workers": int, "cached": bool, "device": str, "pid": int,
-    "time": float,
+    "time": float, "schema_version": int,
 }  # fmt: skip
 VOLATILE = ("seconds", "time", "pid")
 PATIENCE_S = 240
@@ -159,6 +160,7 @@ def test_rows(first):
     for row in rows:
         for name, kind in COLUMNS.items():
             assert isinstance(row[name], kind), name
+        assert row.keys() <= EpochRow.model_fields.keys() | Configuration.model_fields.keys() | {"optimizer"}
         assert 0 <= row["val_accuracy"] <= 1 and 0 <= row["train_accuracy"] <= 1
         assert row["seconds"] > 0
         plan = states(first.run)[row["trial"]]
@@ -177,21 +179,23 @@ def test_lanes_stay_warm(first):
 @pytest.mark.ray
 def test_features_were_shared(first):
     """Images of train and val, once for both depths."""
-    record = json.loads((first.run.folder / "features.json").read_text())
-    (made,) = record["made"]
-    assert (made["cuts"], made["images"], made["problem"]) == (2, 64 + 16, "")
-    assert all(one["store"] for one in record["decisions"])
+    record = FeaturesRecord.model_validate_json((first.run.folder / "features.json").read_text())
+    (made,) = record.made
+    assert (made.cuts, made.images, made.problem) == (2, 64 + 16, "")
+    assert all(one.store for one in record.decisions)
+    assert set(record.stored) == states(first.run).keys()
 
 
 @pytest.mark.ray
 def test_final_model(first):
     final = first.run.final
-    assert final["trial"] in states(first.run)
-    assert sum(map(sum, final["confusion"])) == final["test_images"] == 20
-    assert sum(final["confusion"][k][k] for k in range(4)) == round(final["test_accuracy"] * 20)
-    assert (final["train_images"], final["class_names"]) == (64 + 16, [f"class{k}" for k in range(4)])
+    assert final.trial in states(first.run)
+    assert sum(map(sum, final.confusion)) == final.test_images == 20
+    assert sum(final.confusion[k][k] for k in range(4)) == round(final.test_accuracy * 20)
+    assert (final.train_images, final.class_names) == (64 + 16, tuple(f"class{k}" for k in range(4)))
+    assert final.epochs == 2
     best = max(row["val_accuracy"] for row in first.run.epochs if row["epoch"] == 2)
-    (chosen,) = (row for row in first.run.epochs if (row["trial"], row["epoch"]) == (final["trial"], 2))
+    (chosen,) = (row for row in first.run.epochs if (row["trial"], row["epoch"]) == (final.trial, 2))
     assert chosen["val_accuracy"] == best
 
 
@@ -200,16 +204,16 @@ def test_final_model_loads_and_predicts(first):
     """Its answers to the test images are those that the test accuracy was computed from."""
     from PIL import Image
 
-    from raysweep.data import pool as datasets
-    from raysweep.sweep.export import load
+    from raysweep.data import dataset as datasets
     from raysweep.recipe import Data
+    from raysweep.sweep.export import load
 
     classify = load(first.run.folder / "final")
     dataset = datasets.load(Data(**LITTLE["data"]))
     images = [Image.fromarray(image.transpose(1, 2, 0)) for image in dataset.test.images()]
     names = [name for name, _ in classify(images)]
     right = [name == dataset.class_names[label] for name, label in zip(names, dataset.test.labels, strict=True)]
-    assert sum(right) / len(right) == pytest.approx(first.run.final["test_accuracy"])
+    assert sum(right) / len(right) == pytest.approx(first.run.final.test_accuracy)
 
 
 @pytest.mark.ray
@@ -219,7 +223,9 @@ def test_report(first):
     assert {"index.html", "summary.md"} <= names
     assert any(name.endswith(".png") for name in names)
     assert list(first.run.folder.rglob("results.csv"))
-    assert "small_cnn" in (folder / "index.html").read_text(encoding="utf-8")
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    assert "small_cnn" in html
+    assert "Shared computation" in html
     assert first.lines[-1] == f"report: {folder / 'index.html'}"
 
 
@@ -262,8 +268,8 @@ def test_same_recipe_same_rows(first, second):
 
 @pytest.mark.ray
 def test_found_features_are_not_made_again(second):
-    record = json.loads((second.run.folder / "features.json").read_text())
-    assert [one["images"] for one in record["made"]] == [0]
+    record = FeaturesRecord.model_validate_json((second.run.folder / "features.json").read_text())
+    assert [one.images for one in record.made] == [0]
     assert not [line for line in second.lines if line.startswith("features:")]
 
 
@@ -294,17 +300,6 @@ def test_failure_says_why(second):
 @pytest.mark.ray
 def test_failure_prints_no_traceback(second):
     assert second.err == ""
-
-
-def test_report_where_an_axis_varies_among_failed_trials_alone(tmp_path):
-    """The finished trials are of adam; the one of sgd failed."""
-    from raysweep.report import page as report
-    from tests.analysis.synthetic_runs import epoch_rows, planned, write_run
-
-    plans = [planned(depth, optimizer="adam") for depth in (1, 3)]
-    outcomes = [(plan, "finished", epoch_rows(plan, 0.9)) for plan in plans]
-    folder = write_run(tmp_path / "run", [*outcomes, (planned("all", optimizer="sgd"), "failed", [])])
-    assert report.build(folder).is_file()
 
 
 # ---- stopped by a person ----
@@ -428,29 +423,3 @@ def test_run_folder_of_an_earlier_run(tmp_path):
     with ledger.Ledger(tmp_path / "run") as book:
         book.describe({})
     assert "holds an earlier run" in refused(tmp_path, "--run-dir", str(tmp_path / "run"))
-
-
-# ---- Ctrl-C while Ray does something of its own ----
-
-
-def test_interrupt_of_the_final_fit(tmp_path, monkeypatch):
-    """Ray Train handles the signal itself and ends the process; the report would not be written."""
-    from raysweep.engine import final
-
-    class Trainer:
-        def __init__(self, *args, **kwargs):
-            pass
-
-        def fit(self):
-            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-            signal.raise_signal(signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(final, "TorchTrainer", Trainer)
-    try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
-            final.refit({"name": "x", "cpus": 1, "gpus": 0.0}, 1, tmp_path)
-        assert caught.type is KeyboardInterrupt
-        assert signal.getsignal(signal.SIGINT) is before
-    finally:
-        signal.signal(signal.SIGINT, before)

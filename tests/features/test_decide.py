@@ -6,9 +6,8 @@ stored, and an epoch asks for 328 + 82 + 82.
 
 import pytest
 
-from raysweep.features import decide as caching
+from raysweep.features import decide as module
 from raysweep.features.decide import Rates, cut_key, decide, group_key, measured_rates
-from raysweep.sweep.plan import plan
 from raysweep.recipe import Features, Recipe
 
 COMPUTED, AN_EPOCH = 410, 492
@@ -27,10 +26,10 @@ def machine(monkeypatch):
             trained = {name.rpartition(".")[0] for name in cut.trained}
             return seconds[str(len(trained))] if isinstance(seconds, dict) else seconds
 
-        monkeypatch.setattr(caching, "_prefix_seconds", prefix_seconds)
-        monkeypatch.setattr(caching, "measured_rates", lambda settings: Rates(memory_bytes, disk_bytes))
+        monkeypatch.setattr(module, "_prefix_seconds", prefix_seconds)
+        monkeypatch.setattr(module, "measured_rates", lambda settings: Rates(memory_bytes, disk_bytes))
         usage = type("Memory", (), {"available": available})
-        monkeypatch.setattr(caching.psutil, "virtual_memory", lambda: usage)
+        monkeypatch.setattr(module.psutil, "virtual_memory", lambda: usage)
 
     return set_rates
 
@@ -45,7 +44,7 @@ def decisions(depth=(1, 3, 5), features=None, epochs=10, grid=None, **more):
             "features": features or {},
         }
     )
-    return decide(plan(recipe), recipe)
+    return decide(recipe.trials(), recipe.features)
 
 
 def stored(found):
@@ -66,7 +65,7 @@ def test_a_phase_that_trials_share_is_counted_once(machine):
             "train": {"epochs": 2, "phases": [{"depth": 1, "epochs": 4}, {}]},
         }
     )
-    found = {one.depth_label: one for one in decide(plan(recipe), recipe)}
+    found = {one.depth_label: one for one in decide(recipe.trials(), recipe.features)}
     assert len(found["1"].trials) == 2
     assert found["1"].images_read == (4 + 2) * AN_EPOCH  # the probe once, and the trial whose depth is 1
 

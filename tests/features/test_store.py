@@ -1,54 +1,30 @@
-"""Stored features. Processes are forked: they hold locks, crash and are killed, and need no imports of their own."""
+"""Stored features, alone and with other processes, which hold locks, crash and are killed.
+
+The other processes come from a fork server that has nothing but the package.
+"""
 
 import errno
-import multiprocessing
 import os
 import signal
-import socket
 import time
 import zlib
-from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from raysweep.features import store as features
-from raysweep.features.store import Spec, Store, Stored, tensors_digest, write_batch
-from raysweep.recipe import Statistics
+from raysweep.features import store as module
+from raysweep.features.spec import Spec
+from raysweep.features.store import Store
+from tests.features.small_features import BYTES, FILE, SPEC, as_stored, fill, make, named
 
-CPU = torch.device("cpu")
-SPEC = Spec(
-    data="d0", split="train", count=6, image_size=32, statistics=Statistics(mean=(0, 0, 0), std=(1, 1, 1)),
-    flip=False, network="n0", node="layer4", shape=(4, 3, 2), dtype="float32",
-)  # fmt: skip
-OTHERS = {
-    "data": "d1", "split": "val", "count": 7, "image_size": 64, "statistics": Statistics(mean=(0, 0, 0), std=(1, 1, 2)),
-    "flip": True, "network": "n1", "node": "layer3", "shape": (4, 2, 3), "dtype": "float16",
-}  # fmt: skip
-BYTES = 6 * 4 * 3 * 2 * 4
-fork = multiprocessing.get_context("fork")
+ROWS = range(SPEC.count)
+"""Each is a part of the work where processes share it."""
 
 
-def values(spec=SPEC, seed=0):
-    return torch.randn(spec.count, *spec.shape, generator=torch.Generator().manual_seed(seed))
-
-
-def fill(path, spec=SPEC, seed=0):
-    array = np.load(path, mmap_mode="r+")
-    write_batch(array, 0, values(spec, seed)[:4], spec.dtype)
-    write_batch(array, 4, values(spec, seed)[4:], spec.dtype)
-    array.flush()
-
-
-def make(store, *specs):
-    with store.making(specs) as paths:
-        for spec, path in zip(specs, paths, strict=True):
-            fill(path, spec)
-
-
-def named(*names):
-    return [replace(SPEC, node=name) for name in names]
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "features")
 
 
 def is_stored(store, spec):
@@ -60,99 +36,40 @@ def left(folder, *but):
     return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", *but))
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "features")
-
-
-# ---- what determines a feature ----
-
-
-def test_digest_depends_on_every_field():
-    assert set(OTHERS) == {field.name for field in fields(Spec)}
-    changed = [replace(SPEC, **{name: value}).digest for name, value in OTHERS.items()]
-    assert len({SPEC.digest, *changed}) == 1 + len(OTHERS)
-    assert replace(SPEC).digest == SPEC.digest
-
-
-def test_digest_depends_on_the_version_of_torch(monkeypatch):
-    """Another release may compute the prefix with other kernels."""
-    before = SPEC.digest
-    monkeypatch.setattr(torch, "__version__", "0.0")
-    assert SPEC.digest != before
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "stored", "size"),
-    [
-        ((4, 3, 2), "float32", (6, 3, 2, 4), 576),
-        ((4, 3, 2), "bfloat16", (6, 3, 2, 4), 288),
-        ((5, 7), "float16", (6, 5, 7), 420),
-        ((9,), "float32", (6, 9), 216),
-    ],
-)
-def test_size(shape, dtype, stored, size):
-    spec = replace(SPEC, shape=shape, dtype=dtype)
-    assert (spec.stored_shape, spec.nbytes) == (stored, size)
-
-
-def test_digest_of_tensors():
-    tensors = {"fc.weight": torch.zeros(2, 3), "fcs.weight": torch.zeros(3, 2), "bn.count": torch.tensor(1)}
-    same = tensors_digest(dict(reversed(list(tensors.items()))))
-    assert tensors_digest(tensors) == same
-    for name, other in (
-        ("fc.weight", torch.ones(2, 3)),
-        ("fc.weight", torch.zeros(3, 2)),
-        ("bn.count", torch.tensor(2)),
-        ("bn.count", torch.tensor(1.0)),
-    ):
-        assert tensors_digest(tensors | {name: other}) != same
-    head = tensors_digest(tensors, ["fc"])
-    assert head == tensors_digest(tensors | {"fc.weight": torch.ones(5)}, ["fc"])
-    assert head != tensors_digest(tensors | {"fcs.weight": torch.ones(3, 2)}, ["fc"])
+def assert_sound(store, *specs):
+    """Whole, with the right values, and nothing unfinished beside them."""
+    assert store.missing(specs) == []
+    for spec in specs:
+        np.testing.assert_array_equal(Store(store.folder).open(spec), as_stored(spec))
+    assert left(store.folder, ".json", ".npy") == []
 
 
 # ---- making and opening ----
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("shape", [(4, 3, 2), (5, 7), (9,)])
-def test_round_trip(store, shape, dtype):
-    spec = replace(SPEC, shape=shape, dtype=dtype)
-    assert store.missing([spec]) == [spec]
-    make(store, spec)
-    assert store.missing([spec]) == []
-    array = store.open(spec)
-    source = Stored([[array]], dtype, CPU)
-    (found,) = source.batch(torch.tensor([5, 0, 3]), None, training=True)
-    expected = values(spec)[[5, 0, 3]].to(getattr(torch, dtype)).float()
-    assert len(source) == 6
-    assert torch.equal(found, expected)
-    assert found.dtype == torch.float32
-    if len(shape) == 3:
-        assert found.is_contiguous(memory_format=torch.channels_last)
-    assert left(store.folder) == sorted([f"{spec.digest}.json", f"{spec.digest}.npy"])
-
-
 def test_stored_channels_last_and_read_only(store):
     make(store, SPEC)
     array = store.open(SPEC)
-    np.testing.assert_array_equal(array, values().permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(array, as_stored())
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 0
     assert not array.flags.owndata
 
 
-def test_interrupted_making_leaves_nothing(store):
-    with pytest.raises(KeyboardInterrupt), store.making(named("a", "b")) as paths:
-        fill(paths[0])
+def test_interrupted_making_stores_nothing(store):
+    """What is done stays for the next that wants it, in a folder of its own."""
+    with pytest.raises(KeyboardInterrupt), store.making(named("a", "b")) as making:
+        fill(making.files[named("a")[0]])
         raise KeyboardInterrupt
-    assert left(store.folder) == []
+    assert left(store.folder, ".making") == []
     assert store.missing(named("a", "b")) == named("a", "b")
+    make(store, *named("a", "b"))
+    assert_sound(store, *named("a", "b"))
 
 
 def test_nothing_is_read_before_it_is_finished(store):
-    with store.making([SPEC]) as (path,):
+    with store.making([SPEC]) as making:
+        (path,) = making.files.values()
         assert path.stat().st_size >= BYTES  # reserved
         assert path.stat().st_blocks * 512 >= BYTES
         assert store.open(SPEC) is None
@@ -165,6 +82,13 @@ def test_nothing_is_read_before_it_is_finished(store):
 def test_missing_asks_for_each_once(store):
     make(store, *named("a"))
     assert store.missing(named("b", "a", "b", "c")) == named("b", "c")
+
+
+def test_only_what_is_missing_is_made(store):
+    assert make(store, *named("a")) == named("a")
+    assert make(store, *named("b", "a", "c")) == named("b", "c")
+    assert make(store, *named("b", "a", "c")) == []
+    assert_sound(store, *named("a", "b", "c"))
 
 
 # ---- damage ----
@@ -183,9 +107,6 @@ def empty(path):
     os.truncate(path, 0)
 
 
-EMPTY = empty
-
-
 def flip_bit(path):
     with path.open("r+b") as file:
         file.seek(-5, os.SEEK_END)
@@ -194,7 +115,7 @@ def flip_bit(path):
         file.write(bytes([byte ^ 4]))
 
 
-@pytest.mark.parametrize("damage", [truncate, behead, EMPTY, flip_bit])
+@pytest.mark.parametrize("damage", [truncate, behead, empty, flip_bit])
 def test_damaged_file_is_found_and_removed(store, damage):
     make(store, *named("a", "b"))
     bad, good = named("a", "b")
@@ -205,7 +126,7 @@ def test_damaged_file_is_found_and_removed(store, damage):
     assert store.missing([bad, good]) == []
 
 
-@pytest.mark.parametrize("damage", [truncate, behead, EMPTY])
+@pytest.mark.parametrize("damage", [truncate, behead, empty])
 def test_truncated_file_is_not_opened(store, damage):
     make(store, SPEC)
     damage(store.folder / f"{SPEC.digest}.npy")
@@ -233,9 +154,9 @@ def test_checksum_is_of_the_whole_file(store):
 
 
 def test_checksum_in_pieces(store, monkeypatch):
-    monkeypatch.setattr(features, "CHUNK", 100)
+    monkeypatch.setattr(module, "CHUNK", 100)
     make(store, SPEC)
-    monkeypatch.setattr(features, "CHUNK", 1 << 20)
+    monkeypatch.setattr(module, "CHUNK", 1 << 20)
     assert store.missing([SPEC]) == []
 
 
@@ -247,10 +168,6 @@ def aged(store, *specs):
     make(store, *specs)
     for age, spec in enumerate(reversed(specs)):
         os.utime(store.folder / f"{spec.digest}.json", (time.time() - 100 - age,) * 2)
-
-
-FILE = BYTES + 128
-"""With the header of a .npy file."""
 
 
 def test_least_recently_used_is_evicted(store):
@@ -279,7 +196,7 @@ def test_what_is_open_is_not_evicted(store):
     os.utime(store.folder / f"{first.digest}.json", (1, 1))
     make(Store(store.folder, 2 * FILE), new)
     assert [is_stored(store, one) for one in (first, second, new)] == [True, False, True]
-    np.testing.assert_array_equal(array, values().permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(array, as_stored())
 
 
 def hold(folder, spec, ready, done):
@@ -287,15 +204,15 @@ def hold(folder, spec, ready, done):
     array = store.open(spec)
     ready.set()
     done.wait(30)
-    os._exit(0 if array is not None and np.array_equal(array, values(spec).permute(0, 2, 3, 1)) else 1)
+    assert array is not None
+    np.testing.assert_array_equal(array, as_stored(spec))
 
 
-def test_what_another_process_has_open_is_not_evicted(store):
+def test_what_another_process_has_open_is_not_evicted(store, processes):
     (held,) = named("a")
     aged(store, held)
-    ready, done = fork.Event(), fork.Event()
-    reader = fork.Process(target=hold, args=(store.folder, held, ready, done))
-    reader.start()
+    ready, done = processes.context.Event(), processes.context.Event()
+    reader = processes.start(hold, store.folder, held, ready, done)
     assert ready.wait(30)
     small = Store(store.folder, FILE)
     with pytest.raises(OSError, match="in use") as caught:
@@ -303,8 +220,7 @@ def test_what_another_process_has_open_is_not_evicted(store):
     assert caught.value.errno == errno.ENOSPC
     assert is_stored(store, held)
     done.set()
-    reader.join(30)
-    assert reader.exitcode == 0
+    assert processes.end(reader) == 0
     make(small, *named("new"))
     assert not is_stored(store, held)
 
@@ -333,6 +249,8 @@ def test_a_full_disk_leaves_nothing(store, monkeypatch):
         make(store, *named("a", "b", "c"))
     assert calls == [FILE, FILE]
     assert left(store.folder) == []
+    make(store, *named("a", "b", "c"))  # there is space again
+    assert_sound(store, *named("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -348,12 +266,19 @@ def test_room(store, monkeypatch, budget, free, room):
     """A GiB of the disk is never taken; what is stored could make way."""
     make(store, SPEC)
     usage = type("Usage", (), {"free": free})
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
     assert Store(store.folder, budget).room_bytes() == room
 
 
+def test_what_is_asked_for_too_is_not_evicted(store):
+    """The needed one was used longest ago; making the other has to evict the one not needed."""
+    needed, unrelated, new = named("needed", "unrelated", "new")
+    aged(store, needed, unrelated)
+    assert make(Store(store.folder, 2 * FILE), needed, new) == [new]
+    assert [is_stored(store, one) for one in (needed, unrelated, new)] == [True, False, True]
+
+
 def test_what_was_just_asked_for_is_not_evicted(store):
-    """`missing` finds the needed one, used longest ago; making the other then has to evict the one not needed."""
     needed, unrelated, new = named("needed", "unrelated", "new")
     aged(store, needed, unrelated)
     small = Store(store.folder, 2 * FILE)
@@ -362,36 +287,163 @@ def test_what_was_just_asked_for_is_not_evicted(store):
     assert [is_stored(store, one) for one in (needed, unrelated, new)] == [True, False, True]
 
 
+# ---- several processes ----
+
+
+def write_row(making, row):
+    for spec, path in making.files.items():
+        array = np.load(path, mmap_mode="r+")
+        array[row] = as_stored(spec)[row]
+        array.flush()
+
+
+def make_rows(folder: Path, specs: list[Spec], name: str, met=None) -> None:
+    """Make features row by row, with whoever makes them too; a line of a log beside the folder says who made which.
+
+    `met` is passed with the first row in hand, so that all processes have one at a time.
+    """
+    with Store(folder).making(specs) as making:
+        for wait in (False, True):
+            for row in ROWS if making.files else ():
+                with making.claim(f"row-{row}", wait) as mine:
+                    if mine:
+                        if met is not None:
+                            met.wait(30)
+                            met = None
+                        write_row(making, row)
+                        with (folder.parent / "log").open("a") as log:
+                            log.write(f"{name} {row}\n")
+
+
+def logged(store):
+    """Who made which row, in time's order."""
+    path = store.folder.parent / "log"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(name, int(row)) for name, row in map(str.split, lines)]
+
+
+def test_two_processes_share_the_work(store, processes):
+    """Each row is made once; they may name the features in any order."""
+    met, specs = processes.context.Barrier(2), named("a", "b")
+    both = [
+        processes.start(make_rows, store.folder, order, name, met)
+        for name, order in (("first", specs), ("second", specs[::-1]))
+    ]
+    assert [processes.end(process) for process in both] == [0, 0]
+    assert sorted(row for _, row in logged(store)) == list(ROWS)
+    assert {name for name, _ in logged(store)} == {"first", "second"}
+    assert_sound(store, *specs)
+
+
+def test_who_comes_after_the_work_has_none(store):
+    make_rows(store.folder, [SPEC], "first")
+    make_rows(store.folder, [SPEC], "second")
+    assert {name for name, _ in logged(store)} == {"first"}
+    assert_sound(store, SPEC)
+
+
+def stop_at(folder, specs, row, ready):
+    """Make rows up to one of which only half is written, and stay there."""
+    with Store(folder).making(specs) as making:
+        for done in range(row):
+            with making.claim(f"row-{done}"):
+                write_row(making, done)
+        with making.claim(f"row-{row}"):
+            for path in making.files.values():
+                np.load(path, mmap_mode="r+")[row] = 1
+            ready.set()
+            time.sleep(60)
+
+
+def stopped_at(processes, store, specs, row):
+    ready = processes.context.Event()
+    process = processes.start(stop_at, store.folder, specs, row, ready)
+    assert ready.wait(30)
+    return process
+
+
+def kill(processes, process):
+    os.kill(process.pid, signal.SIGKILL)
+    assert processes.end(process) == -signal.SIGKILL
+
+
+def test_a_killed_process_leaves_its_finished_parts_to_the_next(store, processes):
+    specs = named("a", "b")
+    kill(processes, stopped_at(processes, store, specs, row=3))
+    assert store.missing(specs) == specs
+    make_rows(store.folder, specs, "next")
+    assert logged(store) == [("next", 3), ("next", 4), ("next", 5)]
+    assert_sound(store, *specs)
+
+
+def test_a_part_of_a_killed_process_is_done_by_one_that_waits_for_it(store, processes):
+    """The other takes part already: it does all it can, and then the rest."""
+    stopped = stopped_at(processes, store, [SPEC], row=0)
+    other = processes.start(make_rows, store.folder, [SPEC], "other")
+    deadline = time.monotonic() + 30
+    while len(logged(store)) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert other.is_alive()
+    kill(processes, stopped)
+    assert processes.end(other) == 0
+    assert logged(store) == [("other", row) for row in (1, 2, 3, 4, 5, 0)]
+    assert_sound(store, SPEC)
+
+
+def test_a_part_that_failed_is_done_by_the_next(store):
+    with pytest.raises(RuntimeError), store.making([SPEC]) as making, making.claim("row-0"):
+        raise RuntimeError
+    make_rows(store.folder, [SPEC], "next")
+    assert logged(store) == [("next", row) for row in ROWS]
+    assert_sound(store, SPEC)
+
+
+def test_a_part_in_other_hands_is_not_taken_on(store):
+    with store.making([SPEC]) as making, Store(store.folder).making([SPEC]) as other:
+        with making.claim("row-0") as mine, other.claim("row-0") as others:
+            assert (mine, others) == (True, False)
+        with other.claim("row-0", wait=True) as others:
+            assert not others
+        fill(making.files[SPEC])
+    assert_sound(store, SPEC)
+
+
+def test_a_part_is_not_done_again_after_another_process_has_stored_all(store):
+    """The other is a little faster to see that all parts are done."""
+    with store.making([SPEC]) as making:
+        make_rows(store.folder, [SPEC], "other")
+        for row in ROWS:
+            with making.claim(f"row-{row}", wait=True) as mine:
+                assert not mine
+    assert_sound(store, SPEC)
+
+
 # ---- leftovers ----
 
 
-@pytest.fixture(scope="module")
-def dead_pid():
-    process = fork.Process(target=os._exit, args=(0,))
-    process.start()
-    process.join()
-    return process.pid
-
-
-@pytest.mark.parametrize(
-    ("host", "alive", "hours", "kept"),
-    [
-        (socket.gethostname() + "-", True, 0, True),
-        (socket.gethostname() + "-", True, 48, True),
-        (socket.gethostname() + "-", False, 0, False),
-        ("", True, 0, True),
-        ("", False, 0, False),
-        ("other-host-", False, 1, True),
-        ("other-host-", True, 48, False),
-    ],
-)
-def test_unfinished_files_go_with_their_maker(store, dead_pid, host, alive, hours, kept):
-    """Of another host only the age is known."""
-    part = store.folder / f"{SPEC.digest}.part-{host}{os.getpid() if alive else dead_pid}"
-    part.write_bytes(b"half")
-    os.utime(part, (time.time() - 3600 * hours,) * 2)
+def test_an_abandoned_folder_is_removed_by_another_making(store, processes):
+    kill(processes, stopped_at(processes, store, named("a", "b"), row=3))
+    assert left(store.folder) != []
     make(store, *named("new"))
-    assert part.exists() == kept
+    assert_sound(store, *named("new"))
+
+
+def test_a_folder_in_use_is_not_removed_by_another_making(store, processes):
+    stopped = stopped_at(processes, store, named("a", "b"), row=3)
+    make(store, *named("new"))
+    (folder,) = store.folder.glob("*.making")
+    assert len(list(folder.glob("*.npy"))) == 2
+    kill(processes, stopped)
+    make_rows(store.folder, named("a", "b"), "next")
+    assert [row for _, row in logged(store)] == [3, 4, 5]
+    assert_sound(store, *named("a", "b", "new"))
+
+
+def test_a_folder_abandoned_before_anyone_took_part_is_removed(store):
+    """As a process leaves it that is killed right after it made the folder."""
+    (store.folder / f"{'0' * 32}.making").mkdir()
+    make(store, *named("new"))
+    assert_sound(store, *named("new"))
 
 
 def test_array_without_checksum_makes_way(store):
@@ -402,100 +454,48 @@ def test_array_without_checksum_makes_way(store):
     assert store.used_bytes() == FILE
 
 
-def write_half_and_wait(folder, specs, ready):
-    store = Store(folder)
-    with store.lock(specs), store.making(specs) as paths:
-        fill(paths[0])
-        np.load(paths[1], mmap_mode="r+")[:3] = 1
-        ready.set()
-        time.sleep(60)
+def die_while_storing(folder, specs):
+    """Be killed between the array and its checksum."""
+
+    def write(path, text):
+        if path.suffix == ".json":
+            os.kill(os.getpid(), signal.SIGKILL)
+        path.write_text(text)
+
+    module.write_text = write
+    make(Store(folder), *specs)
 
 
-def test_killed_maker(store):
-    """The lock goes with it; the next run starts over and removes what it left."""
-    specs, ready = named("a", "b"), fork.Event()
-    maker = fork.Process(target=write_half_and_wait, args=(store.folder, specs, ready))
-    maker.start()
-    assert ready.wait(30)
-    os.kill(maker.pid, signal.SIGKILL)
-    maker.join(30)
-    assert len(left(store.folder)) == 2
-    with store.lock(specs).acquire(timeout=5):
-        assert store.missing(specs) == specs
-        make(store, *specs)
-    for spec in specs:
-        np.testing.assert_array_equal(store.open(spec), values(spec).permute(0, 2, 3, 1))
-    assert left(store.folder, ".json", ".npy") == []
+def test_a_process_killed_while_it_stores_does_not_hinder_the_next(store, processes):
+    specs = named("a", "b")
+    assert processes.end(processes.start(die_while_storing, store.folder, specs)) == -signal.SIGKILL
+    make_rows(store.folder, specs, "next")
+    assert_sound(store, *specs)
 
 
-def make_if_missing(folder, barrier, made):
-    store = Store(folder)
-    barrier.wait(30)
-    with store.lock([SPEC]):
-        for spec in store.missing([SPEC]):
-            with store.making([spec]) as (path,):
-                time.sleep(0.1)
-                fill(path)
-            with made.get_lock():
-                made.value += 1
+def test_what_is_damaged_while_others_are_unfinished_is_made_too(store):
+    """The unfinished ones have their space; the damaged one must get some."""
+    damaged, unfinished = named("a", "b")
+    make(store, damaged)
+    with pytest.raises(KeyboardInterrupt), store.making([damaged, unfinished]):
+        raise KeyboardInterrupt
+    flip_bit(store.folder / f"{damaged.digest}.npy")
+    assert make(store, damaged, unfinished) == [damaged, unfinished]
+    assert_sound(store, damaged, unfinished)
 
 
-def test_two_processes_at_once_make_it_once(store):
-    barrier, made = fork.Barrier(2), fork.Value("i", 0)
-    both = [fork.Process(target=make_if_missing, args=(store.folder, barrier, made)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(30)
-    assert [process.exitcode for process in both] == [0, 0]
-    assert made.value == 1
-    assert store.missing([SPEC]) == []
-    np.testing.assert_array_equal(store.open(SPEC), values().permute(0, 2, 3, 1))
-
-
-def test_lock_is_of_the_features_whatever_their_order(store):
-    assert store.lock(named("a", "b")).lock_file == store.lock(named("b", "a")).lock_file
-    assert store.lock(named("a", "b")).lock_file != store.lock(named("a")).lock_file
-
-
-# ---- reading batches ----
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_flips_pick_a_view_for_each_image(store, dtype):
-    """Two tensors cross the cut; the mirrored view is other numbers altogether, so that a mix-up shows."""
-    shapes = {"a": (4, 3, 2), "b": (5,)}
-    specs = {
-        (node, flip): replace(SPEC, node=node, shape=shape, flip=flip, dtype=dtype)
-        for node, shape in shapes.items()
-        for flip in (False, True)
-    }
-    with store.making(list(specs.values())) as paths:
-        for (key, spec), path in zip(specs.items(), paths, strict=True):
-            fill(path, spec, seed=1 + key[1])
-    views = [[store.open(specs[node, flip]) for node in shapes] for flip in (False, True)]
-    source = Stored(views, dtype, CPU)
-    positions, flips = torch.tensor([5, 1, 1, 0]), torch.tensor([True, False, True, False])
-    for node, found in zip(shapes, source.batch(positions, flips, training=True), strict=True):
-        plain, mirrored = (
-            values(specs[node, flip], seed=1 + flip).to(getattr(torch, dtype)).float() for flip in (0, 1)
-        )
-        assert torch.equal(found, torch.stack([mirrored[5], plain[1], mirrored[1], plain[0]]))
-        unflipped = source.batch(positions, None, training=True)[list(shapes).index(node)]
-        assert torch.equal(unflipped, plain[positions])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("flips", [None, torch.tensor([True, False, True])])
-def test_a_batch_can_be_written_to(store, dtype, flips):
-    """An in-place activation at the head of the suffix must not reach the store."""
-    spec = replace(SPEC, dtype=dtype)
-    make(store, spec, replace(spec, flip=True))
-    source = Stored([[store.open(spec)], [store.open(replace(spec, flip=True))]], dtype, CPU)
-    positions = torch.tensor([0, 1, 2])
-    (first,) = source.batch(positions, flips, training=True)
-    kept = first.clone()
-    first.relu_().add_(1)
-    (second,) = source.batch(positions, flips, training=True)
-    assert torch.equal(second, kept)
-    assert store.missing([spec, replace(spec, flip=True)]) == []
+@pytest.mark.parametrize("took_part", [True, False])
+def test_what_another_has_begun_anew_is_not_stored_by_one_that_leaves(store, took_part):
+    """It took part in an earlier making, or found all there; the feature was lost and is being made again."""
+    if not took_part:
+        make(store, SPEC)
+    with store.making([SPEC]):
+        if took_part:
+            make(Store(store.folder), SPEC)
+        flip_bit(store.folder / f"{SPEC.digest}.npy")
+        again = Store(store.folder).making([SPEC])
+        making = again.__enter__()
+    assert store.missing([SPEC]) == [SPEC]
+    fill(making.files[SPEC])
+    again.__exit__(None, None, None)
+    assert_sound(store, SPEC)

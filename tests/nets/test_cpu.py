@@ -1,4 +1,4 @@
-"""Faster arithmetic on a CPU: the numbers stay those of the plain way."""
+"""Convolutions as matrix products: the numbers stay those of PyTorch's own."""
 
 import copy
 
@@ -6,148 +6,116 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.nets import cpu as kernels
-
-CPU = torch.device("cpu")
-AS_PRODUCTS = [
-    # size of the map, kernel, stride, padding
-    (1, 1, 1, 0),
-    (1, 3, 1, 1),
-    (2, 3, 1, 1),
-    (2, 3, 2, 1),
-    (1, 3, 2, 1),
-    (2, 2, 2, 0),
-    (3, 5, 1, 2),
-    (4, 7, 2, 3),
-    (3, 3, 1, 1),
-    (4, 3, 2, 1),
-    (5, 3, 2, 1),
-    (2, 1, 1, 0),
-    (8, 1, 1, 0),
-    (15, 1, 2, 0),
-    (1, 1, 1, 1),
-    (1, 2, 3, 4),
-    (4, 2, 2, 0),
-    (5, 5, 1, 1),
-]
-AS_BEFORE = [(4, 3, 1, 1), (8, 3, 2, 1), (9, 1, 1, 0), (2, 1, 1, 1)]
+from raysweep.nets.cpu import MatrixConv2d, place_matrix_convolutions
 
 
-def both_ways(make, maps, monkeypatch, *, linear):
-    """Outputs and gradients of a convolution and of the same one arranged; `linear` says how it must compute."""
-    plain, arranged = make(), make()
-    arranged.load_state_dict(plain.state_dict())
-    kernels.arrange(arranged, CPU)
-    called = []
-    original = nn.functional.linear
-    monkeypatch.setattr(nn.functional, "linear", lambda *args: called.append(1) or original(*args))
+def both_ways(plain, maps):
+    """Outputs and gradients of a convolution and of the same one as matrix products."""
     results = []
-    for module in (plain, arranged):
+    for module in (plain, MatrixConv2d(copy.deepcopy(plain))):
         inputs = maps.clone().requires_grad_()
         outputs = module(inputs)
         (outputs * torch.arange(outputs.numel(), dtype=outputs.dtype).view(outputs.shape).sin()).sum().backward()
         results.append((outputs, inputs.grad, *(parameter.grad for parameter in module.parameters())))
-    assert bool(called) == linear
     return results
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), AS_PRODUCTS)
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"),
+    [
+        (1, 3, 1, 1),
+        (2, 3, 1, 1),
+        (2, 3, 2, 1),
+        (1, 3, 2, 1),
+        (2, 2, 2, 0),
+        (3, 5, 1, 2),
+        (4, 7, 2, 3),
+        (3, 3, 1, 1),
+        (4, 3, 2, 1),
+        (5, 3, 2, 1),
+        (4, 3, 1, 1),
+        (8, 3, 2, 1),
+        (1, 2, 3, 4),
+        (4, 2, 2, 0),
+        (5, 5, 1, 1),
+        (1, 1, 1, 1),
+        (8, 1, 1, 0),
+    ],
+)
 @pytest.mark.parametrize("bias", [False, True])
-def test_small_maps_and_single_points_as_matrix_products(size, kernel, stride, padding, bias, monkeypatch):
+def test_the_numbers_are_those_of_the_convolution(size, kernel, stride, padding, bias):
     torch.manual_seed(0)
     maps = torch.randn(16, 3, size, size, dtype=torch.float64)
-    plain, arranged = both_ways(
-        lambda: nn.Conv2d(3, 5, kernel, stride, padding, bias=bias, dtype=torch.float64), maps, monkeypatch, linear=True
-    )
-    for a, b in zip(plain, arranged, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    plain, products = both_ways(nn.Conv2d(3, 5, kernel, stride, padding, bias=bias, dtype=torch.float64), maps)
+    torch.testing.assert_close(products, plain, rtol=1e-12, atol=1e-12)
 
 
-def test_maps_that_are_not_square(monkeypatch):
-    maps = torch.randn(16, 3, 1, 2, dtype=torch.float64)
-    plain, arranged = both_ways(
-        lambda: nn.Conv2d(3, 5, (1, 3), padding=(0, 1), dtype=torch.float64), maps, monkeypatch, linear=True
-    )
-    torch.testing.assert_close(plain, arranged, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize(("height", "width", "kernel", "padding"), [(1, 2, (1, 3), (0, 1)), (3, 2, (2, 3), (0, 2))])
+def test_maps_that_are_not_square(height, width, kernel, padding):
+    torch.manual_seed(0)
+    maps = torch.randn(16, 3, height, width, dtype=torch.float64)
+    plain, products = both_ways(nn.Conv2d(3, 5, kernel, padding=padding, dtype=torch.float64), maps)
+    torch.testing.assert_close(products, plain, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), AS_BEFORE)
-def test_larger_maps_as_before(size, kernel, stride, padding, monkeypatch):
-    maps = torch.randn(16, 4, size, size)
-    plain, arranged = both_ways(lambda: nn.Conv2d(4, 6, kernel, stride, padding), maps, monkeypatch, linear=False)
-    torch.testing.assert_close(plain, arranged)
+def test_single_precision():
+    torch.manual_seed(0)
+    plain, products = both_ways(nn.Conv2d(64, 32, 3, padding=1), torch.randn(16, 64, 2, 2))
+    torch.testing.assert_close(products, plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("of", ["maps", "kernel"])
+def test_one_gradient_alone(of):
+    plain = nn.Conv2d(3, 5, 3, padding=1, dtype=torch.float64)
+    found = []
+    for module in (plain, MatrixConv2d(copy.deepcopy(plain))):
+        maps = torch.linspace(-1, 1, 4 * 3 * 2 * 2, dtype=torch.float64).view(4, 3, 2, 2).requires_grad_(of == "maps")
+        module.weight.requires_grad_(of == "kernel")
+        module(maps).square().sum().backward()
+        found.append(maps.grad if of == "maps" else module.weight.grad)
+        assert (module.weight if of == "maps" else maps).grad is None
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_outputs_are_channels_last():
+    convolution = MatrixConv2d(nn.Conv2d(4, 6, 3, padding=1))
+    maps = torch.randn(16, 4, 2, 2).contiguous(memory_format=torch.channels_last)
+    assert convolution(maps).is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- placing them ----
+
+
+def test_named_convolutions_are_placed_and_keep_their_parameters():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)))
+    before = dict(network.named_parameters())
+    place_matrix_convolutions(network, ["2.0"])
+    assert [type(network[0]), type(network[2][0])] == [nn.Conv2d, MatrixConv2d]
+    after = dict(network.named_parameters())
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
 
 
 @pytest.mark.parametrize(
     "options",
     [
+        {"kernel_size": 1},
         {"padding": 1, "groups": 2},
         {"padding": 2, "dilation": 2},
         {"padding": 1, "padding_mode": "circular"},
         {"padding": "same"},
+        {"padding": 1, "dtype": torch.float64},
+        {"padding": 1, "dtype": torch.bfloat16},
     ],
 )
-def test_other_kinds_of_convolution_as_before(options, monkeypatch):
-    plain, arranged = both_ways(
-        lambda: nn.Conv2d(4, 6, 3, **options), torch.randn(16, 4, 2, 2), monkeypatch, linear=False
-    )
-    torch.testing.assert_close(plain, arranged)
+def test_other_kinds_of_convolution_stay(options):
+    network = nn.Sequential(nn.Conv2d(4, 6, **({"kernel_size": 3} | options)))
+    convolution = network[0]
+    place_matrix_convolutions(network, ["0"])
+    assert network[0] is convolution
 
 
-@pytest.mark.parametrize("of", ["maps", "kernel"])
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_one_gradient_alone(of, kernel):
-    plain = nn.Conv2d(3, 5, kernel, padding=kernel // 2)
-    arranged = kernels.arrange(copy.deepcopy(plain), CPU)
-    found = []
-    for module in (plain, arranged):
-        maps = torch.linspace(-1, 1, 4 * 3 * 2 * 2).view(4, 3, 2, 2).requires_grad_(of == "maps")
-        module.weight.requires_grad_(of == "kernel")
-        module(maps).square().sum().backward()
-        found.append(maps.grad if of == "maps" else module.weight.grad)
-        assert (module.weight if of == "maps" else maps).grad is None
-    torch.testing.assert_close(*found)
-
-
-def test_autocast_as_before(monkeypatch):
-    with torch.autocast("cpu", torch.bfloat16):
-        plain, arranged = both_ways(
-            lambda: nn.Conv2d(4, 6, 3, padding=1), torch.randn(16, 4, 2, 2), monkeypatch, linear=False
-        )
-    torch.testing.assert_close(plain, arranged)
-
-
-def test_a_kernel_larger_than_the_map_is_refused_as_before():
-    with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
-        kernels.arrange(nn.Conv2d(4, 6, 3), CPU)(torch.randn(16, 4, 2, 2))
-
-
-def test_outputs_are_channels_last():
-    convolution = kernels.arrange(nn.Conv2d(4, 6, 3, padding=1), CPU)
-    maps = torch.randn(16, 4, 2, 2).contiguous(memory_format=torch.channels_last)
-    assert convolution(maps).is_contiguous(memory_format=torch.channels_last)
-
-
-def test_the_names_of_an_arranged_network_stay():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    names = set(network.state_dict())
-    assert set(kernels.arrange(network, CPU).state_dict()) == names
-
-
-def test_matrix_products_stay_exact():
-    kernels.use_wide_matmul()
-    left, right = torch.randn(300, 500), torch.randn(500, 200)
-    torch.testing.assert_close(left @ right, (left.double() @ right.double()).float(), rtol=0, atol=2e-4)
-    assert kernels._is_exact()
-
-
-def test_the_probe_sees_numbers_rounded():
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not kernels._is_exact()
-
-
-def test_a_processor_that_would_round_is_left_alone(monkeypatch):
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    monkeypatch.setattr(kernels, "_is_exact", lambda: False)
-    kernels.use_wide_matmul.__wrapped__()
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+def test_what_is_no_convolution_stays():
+    network = nn.Sequential(nn.Linear(4, 6))
+    place_matrix_convolutions(network, ["0"])
+    assert type(network[0]) is nn.Linear

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from raysweep.grid import main
+from raysweep.recipe import Head, load, preset_names
+from raysweep.recipe.loading import QUICKSTART
 from raysweep.sweep.plan import plan
-from raysweep.recipe import QUICKSTART, Head, load, preset_names
 from raysweep.sweep.smoke import shrink
-from tests.image_files import write_cifar
+from tests.data.image_files import write_cifar
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -34,11 +35,16 @@ LITE0 = 3_383_818
 """With a classifier of ten."""
 
 
+def planned(name, *overrides):
+    """What the plan says of each trial."""
+    return [one.configuration for one in plan(load(name, overrides))]
+
+
 def counts(name):
     """(backbone, depth, trainable parameters, tensors, all parameters, epochs) of each trial, in order, each once."""
     rows = [
         (one.backbone, one.depth, one.trainable_parameters, one.trainable_tensors, one.total_parameters,
-         one.epochs_planned) for one in plan(load(name))
+         one.epochs_planned) for one in planned(name)
     ]  # fmt: skip
     return list(dict.fromkeys(rows))
 
@@ -58,8 +64,11 @@ def test_list_shows_all():
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_file_is_named_as_its_recipe(name):
-    assert load(name).name == name
+def test_presets_are_complete(name):
+    recipe = load(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert recipe.trials()
 
 
 # ---- resnet50-cifar100-layers ----
@@ -160,9 +169,9 @@ def test_resnet18_head():
 
 
 def test_resnet18_head_splits():
-    from raysweep.data import pool as datasets
+    from raysweep.data.dataset import shape as shape_of
 
-    shape = datasets.shape(load("cifar100-resnet18-head").data)
+    shape = shape_of(load("cifar100-resnet18-head").data)
     assert (shape.train, shape.val, shape.test, shape.classes) == (45_000, 5_000, 10_000, 100)
 
 
@@ -183,7 +192,7 @@ def test_resnet50_mlp():
     recipe = load("cifar100-resnet50-mlp")
     total = RESNET50 - 2_049_000 + 2_800_100
     assert counts(recipe.name) == [("resnet50", "all", total, 161 - 2 + 10, total, 20)]
-    (head,) = plan(load(recipe.name, ["grid.depth=[head]"]))
+    (head,) = planned(recipe.name, "grid.depth=[head]")
     assert (head.trainable_parameters, head.trainable_tensors) == (2_800_100, 10)
     (trial,) = recipe.trials()
     assert facts(trial) == ("sgd", 3e-3, 5e-4, 64, "step", 20)
@@ -214,7 +223,7 @@ def test_two_phases(name, order):
     recipe = load(name)
     total = RESNET50 + 1000 * 10 + 10
     assert counts(name) == [("resnet50", "all", total, 161 + 2, total, 6)]
-    (head,) = plan(load(name, ["grid.depth=[head]"]))
+    (head,) = planned(name, "grid.depth=[head]")
     assert (head.trainable_parameters, head.trainable_tensors, head.first_trainable) == (10_010, 2, "fc.2")
     (trial,) = recipe.trials()
     steps = [("all", 2, 1e-5), ("head", 4, 1e-3)]
@@ -283,7 +292,7 @@ def test_surgical_blocks():
         ("blocks.6",): (605_440, 9),
         "all": (LITE0, 149),
     }
-    assert plan(load("surgical"))[0].first_trainable == "blocks.0.0.conv_dw"
+    assert planned("surgical")[0].first_trainable == "blocks.0.0.conv_dw"
 
 
 # ---- smoke ----
@@ -374,7 +383,7 @@ def test_cifar100_files_through_the_published_protocol(tmp_path, monkeypatch):
     )
     ended = subprocess.run(
         [sys.executable, "-m", "raysweep.grid", *words.split()],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import Outcome, digits_outcomes, final_result, write_run
 
 from raysweep.sweep.ledger import Run, read
+from tests.report.synthetic_runs import Outcome, digits_outcomes, final_result, write_run
 
 
 @pytest.fixture

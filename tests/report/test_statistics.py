@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from synthetic_runs import digits_outcomes, epoch_rows, final_result, planned
 
 from raysweep.report import statistics
 from raysweep.report.tables import trials_table
+from tests.report.synthetic_runs import digits_outcomes, epoch_rows, final_result, planned
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def trials_of(make_run):
         outcomes = []
         for depth, lr, seed, accuracy, *more in rows:
             plan = planned(depth, lr=lr, seed=seed, **(more[0] if more else {}))
-            outcomes.append((plan, state, epoch_rows(plan, accuracy, seconds=seconds or plan["layers"])))
+            outcomes.append((plan, state, epoch_rows(plan, accuracy, seconds=seconds or plan.layers)))
         return trials_table(make_run(outcomes))
 
     return make

@@ -1,9 +1,9 @@
 """Rows become tables: what is kept, what is inferred, what is tolerated."""
 
 import pytest
-from synthetic_runs import EPOCHS, epoch_rows, planned
 
 from raysweep.report.tables import epochs_table, trials_table
+from tests.report.synthetic_runs import EPOCHS, epoch_rows, planned
 
 
 def test_one_row_per_trial_with_its_last_epoch(make_run):
@@ -33,13 +33,13 @@ def test_a_trial_with_all_its_epochs_has_finished_though_the_sweep_was_killed(ma
 
 def test_planning_again_on_resume_undoes_no_state(make_run):
     run = make_run([(planned(1), "interrupted", epoch_rows(planned(1), 0.8, 2))])
-    run.trials.append({"trial": planned(1)["trial"], "state": "planned"})
+    run.trials.append({"trial": planned(1).trial, "state": "planned"})
     assert trials_table(run)["state"].tolist() == ["interrupted"]
 
 
 def test_an_epoch_run_twice_counts_once_as_it_was_last(make_run):
     rows = epoch_rows(planned(1), 0.8)
-    run = make_run([(planned(1), "finished", [*rows, rows[-1] | {"val_accuracy": 0.7}])])
+    run = make_run([(planned(1), "finished", [*rows, rows[-1].model_copy(update={"val_accuracy": 0.7})])])
     assert trials_table(run)["val_accuracy"].tolist() == [0.7]
     assert epochs_table(run)["epoch"].tolist() == list(range(1, EPOCHS + 1))
 
@@ -68,8 +68,9 @@ def test_nothing_yet(make_run):
 
 def test_a_trial_that_keeps_its_best_epoch_counts_with_that_one(make_run):
     rows = epoch_rows(planned(1), 0.8)
-    rows[3] |= {"val_loss": 0.01, "val_accuracy": 0.75, "train_accuracy": 0.8}
-    kept = trials_table(make_run([(planned(1) | {"keep": "best_loss"}, "finished", rows)], name="kept"))
+    rows[3] = rows[3].model_copy(update={"val_loss": 0.01, "val_accuracy": 0.75, "train_accuracy": 0.8})
+    plan = planned(1).model_copy(update={"keep": "best_loss"})
+    kept = trials_table(make_run([(plan, "finished", rows)], name="kept"))
     assert (kept["val_accuracy"][0], kept["epochs_completed"][0], kept["gap"][0]) == (0.75, 6, pytest.approx(0.05))
     assert trials_table(make_run([(planned(1), "finished", rows)], name="last"))["val_accuracy"][0] == pytest.approx(
         0.8

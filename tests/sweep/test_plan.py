@@ -1,13 +1,20 @@
 import pytest
 
-from raysweep.sweep.plan import extra_axes, plan
 from raysweep.recipe import Recipe, RecipeError, load
+from raysweep.sweep.plan import extra_axes, plan
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def recipe(grid, **more):
     return Recipe.model_validate({"data": {"dataset": "cifar10"}, "grid": grid, **more})
+
+
+def planned_one(sweep):
+    """What is known of a sweep's one trial before it starts."""
+    (planned,) = plan(sweep)
+    assert planned.name == planned.configuration.trial == planned.trial.name
+    return planned.configuration
 
 
 def problems(grid, **more):
@@ -32,7 +39,7 @@ MIDDLE_CONVOLUTION = 512 * 512 * 9 + 2 * 512
 )
 def test_counts_of_resnet50(at, tensors, parameters, first):
     """Total: torchvision's 25,557,032 without its 2,049,000 of the ImageNet classifier, with 20,490 of ours."""
-    (planned,) = plan(recipe({"backbone": "resnet50", "depth": [at]}))
+    planned = planned_one(recipe({"backbone": "resnet50", "depth": [at]}))
     assert planned.total_parameters == 25_557_032 - (2048 * 1000 + 1000) + FC == 23_528_522
     assert (planned.trainable_tensors, planned.trainable_parameters, planned.first_trainable) == (
         tensors,
@@ -53,10 +60,11 @@ def test_columns():
         {"backbone": "small_cnn", "depth": [["stage1", "head"]], "optimizer": ["sgd"], "weights": "none", "epochs": 3},
         data={"dataset": "cifar10", "image_size": 16},
     )
-    (planned,) = plan(sweep)
-    columns = planned.columns(extra_axes(sweep))
+    columns = planned_one(sweep).columns()
     expected = {
         "trial": sweep.trials()[0].name,
+        "phases": "",
+        "keep": "last",
         "backbone": "small_cnn",
         "depth": ["stage1", "head"],
         "depth_label": "stage1+head",
@@ -78,18 +86,24 @@ def test_columns():
         "axes": {"optimizer": "sgd", "weights": "none", "epochs": 3},
     }
     assert expected.items() <= columns.items()
-    assert "config" not in columns
+    assert columns.keys() - expected.keys() == {"schema_version"}
+
+
+def test_further_axes_are_those_that_a_block_sets():
+    grid = [{"optimizer": "sgd"}, {"weights": "none", "optimizer": "adam"}, {}]
+    assert extra_axes(recipe(grid)) == ["optimizer", "weights"]
+    assert extra_axes(recipe({})) == []
 
 
 def test_phases_as_an_axis_are_told_in_words():
     phases = [[], [{"depth": 1, "epochs": 2}, {}]]
     sweep = recipe({"backbone": "small_cnn", "depth": "all", "weights": "none", "phases": phases})
-    labels = [one.columns(extra_axes(sweep))["axes"]["phases"] for one in plan(sweep)]
+    labels = [one.configuration.axes["phases"] for one in plan(sweep)]
     assert labels == [None, "1 for 2 epochs, then all for 10 epochs"]
 
 
 def test_quickstart():
-    planned = plan(load())
+    planned = [one.configuration for one in plan(load())]
     assert len(planned) == len({one.trial for one in planned}) == 5 * 2 * 2 + 2 * 2
     lite0 = [one for one in planned if one.backbone == "tf_efficientnet_lite0" and one.depth == 1]
     assert {(one.trainable_parameters, one.trainable_tensors) for one in lite0} == {(1280 * 10 + 10, 2)}
@@ -151,8 +165,7 @@ def test_more_classes_than_a_kept_classifier_has():
 
 
 def planned_head(backbone, head, at="head"):
-    (planned,) = plan(recipe({"backbone": backbone, "head": head, "depth": [at]}, data={"dataset": "cifar100"}))
-    return planned
+    return planned_one(recipe({"backbone": backbone, "head": head, "depth": [at]}, data={"dataset": "cifar100"}))
 
 
 @pytest.mark.parametrize(
@@ -189,15 +202,15 @@ def test_depth_counts_a_head_of_several_layers():
 
 def test_columns_tell_heads_apart():
     sweep = recipe({"backbone": "resnet18", "depth": "head", "head": ["keep", "mlp", {"kind": "mlp", "sizes": [8, 4]}]})
-    columns = [one.columns(extra_axes(sweep)) for one in plan(sweep)]
-    assert [row["head"] for row in columns] == ["keep", "mlp 256", "mlp 8-4"]
-    assert [row["axes"] for row in columns] == [{"head": row["head"]} for row in columns]
+    planned = [one.configuration for one in plan(sweep)]
+    assert [one.head for one in planned] == ["keep", "mlp 256", "mlp 8-4"]
+    assert [one.axes for one in planned] == [{"head": one.head} for one in planned]
 
 
 @pytest.mark.parametrize(("name", "classes", "parameters"), [("cnn_846k", 100, 846_308), ("cnn_1m", 10, 1_025_546)])
 def test_published_cnns(name, classes, parameters):
     sweep = recipe({"backbone": name, "depth": "all", "weights": "none"}, data={"dataset": f"cifar{classes}"})
-    (planned,) = plan(sweep)
+    planned = planned_one(sweep)
     assert planned.trainable_parameters == planned.total_parameters == parameters
 
 

@@ -4,20 +4,18 @@ import pytest
 from rich.console import Console
 
 from raysweep.sweep.progress import Display
+from tests.sweep.sample_rows import configuration, epoch_row
 
-ROW = {"epoch": 2, "val_accuracy": 0.53125}
 
-
-def columns(trial):
-    fields = {"backbone": "resnet18", "depth_label": "3", "layers": 3, "lr": 0.001, "seed": 0, "epochs_planned": 4}
-    return {"trial": trial, **fields}
+def row(trial, epoch=2, val_accuracy=0.53125):
+    return epoch_row(trial, epoch, val_accuracy=val_accuracy)
 
 
 @pytest.fixture
 def display():
-    def make(trials=("a", "b"), terminal=False):
+    def make(trials=("a", "b"), terminal=False, **changed):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=100, highlight=False)
-        return Display([columns(trial) for trial in trials], console), console.file
+        return Display([configuration(trial, **changed) for trial in trials], console), console.file
 
     return make
 
@@ -28,7 +26,7 @@ def test_piped_output_is_a_line_for_each_trial(display):
         shown.start("a")
         shown.start("b")
         for epoch in range(1, 3):
-            shown.row("a", ROW | {"epoch": epoch})
+            shown.row(row("a", epoch))
         shown.end("a", "stopped")
         shown.end("b", "failed", "out of [memory]")
     assert out.getvalue().splitlines() == [
@@ -39,8 +37,7 @@ def test_piped_output_is_a_line_for_each_trial(display):
 
 
 def test_a_line_tells_the_grids_other_axes(display):
-    shown, out = display()
-    shown.trials["a"]["axes"] = {"head": "mlp", "patience": None}
+    shown, out = display(axes={"head": "mlp", "patience": None})
     shown.end("a", "finished")
     assert out.getvalue() == "[1/2] resnet18 depth 3 head=mlp patience=None lr 0.001 seed 0: finished\n"
 
@@ -55,7 +52,7 @@ def test_terminal_shows_one_live_view(display):
     shown, out = display(terminal=True)
     with shown:
         shown.start("a")
-        shown.row("a", ROW)
+        shown.row(row("a"))
         shown.live.refresh()
         shown.end("a", "finished")
         shown.say("a line that stays")
@@ -81,15 +78,24 @@ def test_view(display):
     shown, _ = display(["a", "b", "c", "d"])
     assert "time left unknown" in view(shown)
     shown.start("a")
-    shown.row("a", ROW)
+    shown.row(row("a"))
     shown.start("b")
-    shown.row("b", ROW | {"val_accuracy": 0.9})
+    shown.row(row("b", val_accuracy=0.9))
     shown.end("b", "stopped")
     text = view(shown)
     assert "1/4" in text
     assert "1 stopped early, about 0:" in text
     assert text.count("running") == 1
     assert text.splitlines()[-1].split() == ["resnet18", "3", "90.0", "%"]
+
+
+def test_view_while_images_pass_through_the_frozen_prefix(display):
+    shown, _ = display()
+    shown.features(30, 80)
+    assert "frozen prefix" in view(shown)
+    assert "30/80 images" in view(shown)
+    shown.features(80, 80)
+    assert "frozen prefix" not in view(shown)
 
 
 def test_many_running_trials_are_not_all_listed(display):
@@ -103,8 +109,8 @@ def test_many_running_trials_are_not_all_listed(display):
 def test_time_left(display, monkeypatch):
     """One of four trials is done and one half way: 1.5 of 4 in 30 seconds, so 50 are left."""
     shown, _ = display(["a", "b", "c", "d"])
-    shown.row("a", ROW | {"epoch": 4})
+    shown.row(row("a", 4))
     shown.end("a", "finished")
-    shown.row("b", ROW)
+    shown.row(row("b"))
     monkeypatch.setattr("raysweep.sweep.progress.time.monotonic", lambda: shown.started + 30)
     assert "about 0:50 left" in view(shown)

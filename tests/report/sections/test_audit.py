@@ -1,15 +1,15 @@
-"""The section on duplicates, from the files that `raysweep.data.audit` writes (the names are checked in test_audit)."""
+"""The section on duplicates, from the files that `raysweep.data.audit` writes (the names are checked in tests/data)."""
 
 import json
 
 import numpy as np
 import pytest
 from matplotlib.image import imread, imsave
-from synthetic_runs import digits_outcomes, final_result
 
-from raysweep.report import audit_section
-from raysweep.report import figures
-from raysweep.report import page as report
+from raysweep.report import page
+from raysweep.report.figures.style import png
+from raysweep.report.sections.audit import audit
+from tests.report.synthetic_runs import digits_outcomes, final_result
 
 FOUND = {
     "images": {"train": 100, "val": 40, "test": 50},
@@ -37,13 +37,13 @@ def audited(run, found=FOUND, table=TABLE, picture=True):
     if picture:
         pixels = np.random.RandomState(0).randint(0, 256, (60, 90, 3), dtype=np.uint8)
         imsave(run.folder / "audit_pairs.png", pixels)
-    return report.gather([run])
+    return page.gather([run])
 
 
 def test_section_says_what_leaks_and_what_it_does(make_run):
-    final = final_result() | {"test_accuracy": 0.964, "test_accuracy_without_duplicates": 0.962}
-    run = make_run(digits_outcomes(), final=final | {"duplicated_test_images": 2})
-    section = audit_section.audit(audited(run))
+    tested = {"test_accuracy": 0.964, "test_accuracy_without_duplicates": 0.962, "duplicated_test_images": 2}
+    run = make_run(digits_outcomes(), final=final_result().model_copy(update=tested))
+    section = audit(audited(run))
     assert "4.0 % of the 50 test images (2) have a copy in train or val" in section.text
     assert "Test accuracy is 96.4 % with them and 96.2 % without." in section.text
     assert "cat has 90 training images, dog has 10" in section.text
@@ -55,20 +55,20 @@ def test_section_says_what_leaks_and_what_it_does(make_run):
 
 
 def test_picture_is_embedded_pixel_for_pixel(digits_run, tmp_path):
-    section = audit_section.audit(audited(digits_run))
-    (tmp_path / "again.png").write_bytes(figures.png(section.figure))
+    section = audit(audited(digits_run))
+    (tmp_path / "again.png").write_bytes(png(section.figure))
     before, after = imread(digits_run.folder / "audit_pairs.png"), imread(tmp_path / "again.png")
     assert after.shape[:2] == before.shape[:2]
     np.testing.assert_allclose(after[..., :3], before[..., :3], atol=1 / 255)
 
 
 def test_no_audit_no_section(digits_run):
-    assert audit_section.audit(report.gather([digits_run])) is None
+    assert audit(page.gather([digits_run])) is None
 
 
 def test_clean_data_say_so(digits_run):
     clean = FOUND | {"pairs": [], "duplicated_test": [], "contradicting_labels": 0, "imbalance": {"train": 1.1}}
-    section = audit_section.audit(audited(digits_run, clean, TABLE.splitlines()[0] + "\n", picture=False))
+    section = audit(audited(digits_run, clean, TABLE.splitlines()[0] + "\n", picture=False))
     assert section.text == "No image was found to be a copy of another, within or across train, val and test."
     assert section.figure is None
     assert not section.table
@@ -80,6 +80,6 @@ def test_runs_on_the_same_images_share_a_section(make_run, other, headed):
     runs = [make_run(digits_outcomes(), name) for name in ("one", "two")]
     for run, found in zip(runs, (FOUND, other), strict=True):
         audited(run, found)
-    section = audit_section.audit(report.gather(runs))
+    section = audit(page.gather(runs))
     assert ("run" in section.table[0]) is headed
     assert section.text.startswith("one: ") is headed

@@ -1,12 +1,12 @@
-"""The section on shared computation, from a features.json as `raysweep.engine.features.record` writes it."""
+"""The section on shared computation, from a features.json as `raysweep.engine.features.make` has it."""
 
 import json
 
 import pytest
-from synthetic_runs import digits_outcomes
 
-from raysweep.report import features_section
-from raysweep.report import page as report
+from raysweep.report import page
+from raysweep.report.sections.features import features
+from tests.report.synthetic_runs import digits_outcomes
 
 MADE = {
     "backbone": "tf_efficientnet_lite0", "cuts": 1, "images": 1_437, "mebibytes": 7.0, "seconds": 30.0, "lanes": 2,
@@ -37,11 +37,11 @@ def note(run, made=(MADE,), **changed):
     }  # fmt: skip
     decisions = [late | changed, early, whole]
     (run.folder / "features.json").write_text(json.dumps({"decisions": decisions, "made": list(made)}))
-    return report.gather([run])
+    return page.gather([run])
 
 
 def test_table_has_the_cuts_that_have_a_prefix(digits_run):
-    section = features_section.features(note(digits_run))
+    section = features(note(digits_run))
     assert section.title == "Shared computation"
     assert section.figure is None
     assert section.table == (
@@ -62,7 +62,7 @@ def test_predicted_and_measured(digits_run):
 
     The pass took two lanes 30 s.
     """
-    text = features_section.features(note(digits_run)).text
+    text = features(note(digits_run)).text
     assert "Predicted saving: 84 s of one process, if no trial is stopped early." in text
     assert "the pass over 1,437 images took 60 s of one process" in text
     assert "would have taken 65 s to compute." in text
@@ -73,48 +73,48 @@ def test_predicted_and_measured(digits_run):
 @pytest.mark.parametrize("mark", [{"cached": False}, {"cached": True, "shared": True}])
 def test_epochs_that_computed_the_prefix_or_were_another_trials_saved_nothing(make_run, mark):
     outcomes = digits_outcomes()
-    for _, _, rows in outcomes:
-        for row in rows:
-            if row["lr"] == 1e-3:  # leaves the two trials of 3 epochs
-                row.update(mark)
-    text = features_section.features(note(make_run(outcomes))).text
+    marked = [
+        (plan, state, [row.model_copy(update=mark) for row in rows] if plan.lr == 1e-3 else rows)
+        for plan, state, rows in outcomes  # leaves the two trials of 3 epochs
+    ]
+    text = features(note(make_run(marked))).text
     assert "would have taken 22 s to compute." in text  # 6 × 1,800 × 2 ms = 21.6 s
 
 
 @pytest.mark.parametrize("made", [(), (MADE | {"images": 0, "mebibytes": 0.0},)])
 def test_features_of_an_earlier_run(digits_run, made):
-    text = features_section.features(note(digits_run, made)).text
+    text = features(note(digits_run, made)).text
     assert "everything was there from an earlier run, so no pass was made. The epochs" in text
 
 
 def test_problems_are_told(digits_run):
     problem = "features of tf_efficientnet_lite0 are not stored: No space left on device"
-    text = features_section.features(note(digits_run, [MADE | {"images": 0, "problem": problem}])).text
+    text = features(note(digits_run, [MADE | {"images": 0, "problem": problem}])).text
     assert text.endswith(f" Warning: {problem}.")
 
 
 def test_a_failed_pass_is_not_an_earlier_run(digits_run):
     failed = MADE | {"images": 0, "problem": "features of tf_efficientnet_lite0 are not stored: No space left"}
-    assert "from an earlier run" not in features_section.features(note(digits_run, [failed])).text
+    assert "from an earlier run" not in features(note(digits_run, [failed])).text
 
 
 def test_rounding_is_told(make_run):
     about = {"recipe": {"name": "r", "data": {"dataset": "digits"}, "features": {"dtype": "bfloat16"}}}
-    text = features_section.features(note(make_run(digits_outcomes(), **about))).text
+    text = features(note(make_run(digits_outcomes(), **about))).text
     assert "It is stored as bfloat16, which rounds it." in text
 
 
 def test_without_a_note_or_a_prefix_there_is_no_section(digits_run):
-    assert features_section.features(report.gather([digits_run])) is None
+    assert features(page.gather([digits_run])) is None
     facts = note(digits_run)
     path = digits_run.folder / "features.json"
     whole = json.loads(path.read_text())["decisions"][2]
     path.write_text(json.dumps({"decisions": [whole], "made": []}))
-    assert features_section.features(facts) is None
+    assert features(facts) is None
 
 
 def test_it_is_in_the_report(digits_run):
     note(digits_run)
-    page = report.build(digits_run.folder).read_text(encoding="utf-8")
-    assert "Shared computation" in page
-    assert "1,234.6" in page
+    html = page.build(digits_run.folder).read_text(encoding="utf-8")
+    assert "Shared computation" in html
+    assert "1,234.6" in html

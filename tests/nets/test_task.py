@@ -1,0 +1,162 @@
+"""What the trials of one backbone on one data set share."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from raysweep.nets.task import cut_of, outputs_of, release, task_of, tensors_digest, weights_seed
+from raysweep.nets.zoo import UNIT
+from raysweep.recipe import Recipe, RecipeError, Statistics
+
+DATA = {"dataset": "fake:4", "image_size": 32, "limit": 48}
+
+
+def trial_of(backbone="small_cnn", depth=1, lr=0.01, seed=0, batch_norm="frozen", **data):
+    """Without pretrained weights."""
+    (trial,) = Recipe.model_validate(
+        {
+            "data": DATA | data,
+            "grid": {"backbone": backbone, "depth": depth, "lr": lr, "seed": seed},
+            "model": {"weights": "none", "batch_norm": batch_norm},
+        }
+    ).trials()
+    return trial
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    yield
+    release()
+
+
+# ---- what is shared ----
+
+
+def test_trials_that_share_a_task_get_the_same_one():
+    """Of another depth or learning rate the task is the same, of another only the cut of another depth is new."""
+    trial = trial_of()
+    assert task_of(trial) is task_of(trial_of(lr=0.5)) is task_of(trial_of(depth=3))
+    assert cut_of(trial) is cut_of(trial_of(lr=0.5))
+    assert cut_of(trial) is not cut_of(trial_of(depth=3))
+    assert outputs_of(trial, cut_of(trial).frontier) is outputs_of(trial_of(lr=0.5), cut_of(trial).frontier)
+
+
+def test_tasks_of_one_data_set_share_its_images():
+    one, other = (task_of(trial_of(normalize=kind)) for kind in ("none", "dataset"))
+    assert one is not other
+    assert one.dataset is other.dataset
+
+
+def test_what_is_released_is_made_again():
+    trial = trial_of()
+    task, cut = task_of(trial), cut_of(trial)
+    release()
+    assert task_of(trial) is not task
+    assert cut_of(trial) is not cut
+    assert task_of(trial).digest == task.digest
+
+
+def test_random_weights_follow_the_seed_and_pretrained_ones_do_not():
+    trial = trial_of(seed=3)
+    assert weights_seed(trial) == 3
+    assert weights_seed(trial.model_copy(update={"model": trial.model.model_copy(update={"weights": "a"})})) == 0
+    assert task_of(trial).digest != task_of(trial_of(seed=4)).digest
+
+
+@pytest.mark.parametrize(
+    ("normalize", "statistics"),
+    [
+        ("none", UNIT),
+        ("backbone", UNIT),  # of a network from scratch
+        ({"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}, Statistics(mean=(0.1, 0.2, 0.3), std=(1, 2, 3))),
+    ],
+)
+def test_images_are_normalised_as_the_recipe_says(normalize, statistics):
+    task = task_of(trial_of(normalize=normalize, image_size=24))
+    assert task.preparation.statistics == statistics
+    assert (task.preparation.stored, task.preparation.image_size) == ((24, 24), 24)
+
+
+def test_images_are_normalised_by_the_data_set():
+    task = task_of(trial_of(normalize="dataset"))
+    assert task.preparation.statistics == task.dataset.statistics != UNIT
+
+
+def test_a_depth_that_the_network_has_not():
+    with pytest.raises(RecipeError, match=r"grid\.depth=99 .* \(backbone small_cnn\)"):
+        cut_of(trial_of(depth=99))
+
+
+def test_digests_follow_names_shapes_types_and_values():
+    x = torch.arange(4.0)
+    tensors = [{"a": x}, {"b": x}, {"a": x.view(2, 2)}, {"a": x.int()}, {"a": x + 1}, {"a": x, "head.weight": x}, {}]
+    assert len({tensors_digest(each) for each in tensors}) == len(tensors)
+    assert tensors_digest({"b": x, "a": x}) == tensors_digest({"a": x, "b": x})
+    assert tensors_digest({"a": x, "head.weight": x}, skip=["head"]) == tensors_digest({"a": x})
+    assert tensors_digest({"header.weight": x}, skip=["head"]) != tensors_digest({})
+
+
+def test_a_new_head_is_no_part_of_the_digest():
+    trial = trial_of()
+    task = task_of(trial)
+    with torch.no_grad():
+        task.backbone.network.classifier.weight.zero_()
+    assert tensors_digest(task.backbone.network.state_dict(), task.backbone.head) == task.digest
+    assert tensors_digest(task.backbone.network.state_dict()) != task.digest
+
+
+# ---- recalibrated batch norm ----
+
+
+def by_hand(convolved):
+    """Mean and unbiased variance of each channel."""
+    return convolved.mean((0, 2, 3)), convolved.var((0, 2, 3), correction=1)
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18"])
+def test_recalibration_is_the_same_in_every_process(backbone):
+    """The sweep's own process has all threads and a lane has one: they must mean the same stored features."""
+    threads, digests = torch.get_num_threads(), set()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            release()
+            digests.add(task_of(trial_of(backbone, batch_norm="recalibrated", limit=128)).digest)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert len(digests) == 1
+
+
+def test_recalibrated_statistics_are_those_of_the_training_images():
+    """96 images are two batches of 48, whose statistics count alike, as `update_bn` has it."""
+    fresh, task = (
+        task_of(trial_of(batch_norm=kind, limit=96, normalize="none")) for kind in ("frozen", "recalibrated")
+    )
+    images = torch.from_numpy(task.dataset.train.images()).float() / 255
+    network, before = task.backbone.network, fresh.backbone.network
+    means, variances = zip(
+        *(by_hand(F.conv2d(part, network.stage1[0].weight, padding=1)) for part in (images[:48], images[48:])),
+        strict=True,
+    )
+    norm = network.stage1[1]
+    torch.testing.assert_close(norm.running_mean, sum(means) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, sum(variances) / 2, rtol=1e-4, atol=1e-5)
+    assert torch.equal(before.stage1[1].running_mean, torch.zeros(16))
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, before.get_parameter(name))
+    assert norm.momentum == 0.1
+    assert task.digest != fresh.digest
+
+
+def test_recalibration_is_of_images_as_they_are_prepared():
+    one, other = (
+        task_of(trial_of(batch_norm="recalibrated", normalize=kind)).backbone.network.stage1[1].running_mean
+        for kind in ("none", {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]})
+    )
+    assert not torch.allclose(one, other)
+
+
+def test_recalibration_survives_a_remainder_of_one():
+    """At 32 pixels resnet18's last feature map is one pixel; 65 images are a batch of 64 and one of 1."""
+    task_of(trial_of("resnet18", batch_norm="recalibrated", limit=65))
