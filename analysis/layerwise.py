@@ -23,6 +23,8 @@ with mpl.rc_context(sns.axes_style("whitegrid")):
     axes = figure.subplots()
     depth, network = finished["depth_label"], finished["series"]
     sns.lineplot(x=depth, y=100 * finished["val_accuracy"], hue=network, marker="o", errorbar="sd", ax=axes)
-    axes.set(xlabel="depth (layers trained, counted from the output)", ylabel="validation accuracy (%), finished trials")
+    axes.set(
+        xlabel="depth (layers trained, counted from the output)", ylabel="validation accuracy (%), finished trials"
+    )
     figure.savefig(picture, dpi=150)
 print(picture)

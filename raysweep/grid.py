@@ -97,7 +97,8 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
     decisions = decide([one.trial for one in planned], recipe.features)
     configurations = [one.configuration for one in planned]
     if as_json:
-        trials = [configuration.model_dump(mode="json", include=set(PLAN_FIELDS)) for configuration in configurations]
+        dumped = [configuration.model_dump(mode="json") for configuration in configurations]
+        trials = [{name: row[name] for name in PLAN_FIELDS} for row in dumped]
         features = [decision.model_dump(mode="json") for decision in decisions]
         click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features}))
         return

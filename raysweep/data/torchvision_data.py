@@ -74,10 +74,10 @@ def _open_torchvision(cls: Any, root: Path, part: str, data: Data) -> Any:
     try:
         return cls(**arguments, download=True)
     except Exception as error:  # no network, a dead link, a package it needs, a broken archive
+        fetch = f"from torchvision.datasets import {cls.__name__}; {cls.__name__}('{root}', download=True)"
         raise RecipeError(
             f"data.dataset={data.dataset} is not in {root} and could not be fetched ({one_line(error)}); point "
-            'data.root at a folder that holds it, or run, where there is a network: python -c "from torchvision.datasets '
-            f"import {cls.__name__}; {cls.__name__}('{root}', download=True)\""
+            f'data.root at a folder that holds it, or run, where there is a network: python -c "{fetch}"'
         ) from error
 
 

@@ -19,6 +19,8 @@ COMMON = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 LOOPBACK = "127.0.0.1"
+LONGEST_BASE = 21
+"""Characters of a folder in which Ray's can be made: a socket's path has 107 at most, most of them Ray's."""
 
 
 def prepare(local: bool) -> Path | None:
@@ -36,7 +38,7 @@ def prepare(local: bool) -> Path | None:
         os.environ.setdefault(name, value)
     if not local:
         return None
-    folder = Path(tempfile.mkdtemp(prefix="raysweep-"))  # mode 0700
+    folder = _private_folder()
     os.environ.update(
         {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for a machine that has no address but 127.0.0.1
@@ -52,6 +54,12 @@ def prepare(local: bool) -> Path | None:
 def local_address() -> str:
     """Where the sweep's own Ray listens, once `prepare` has chosen it."""
     return f"{LOOPBACK}:{os.environ['RAY_GCS_SERVER_PORT']}"
+
+
+def _private_folder() -> Path:
+    """A new folder that only this user can enter, where temporary files go, or in /tmp if that is too long."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="raysweep-", dir=usual if len(usual) <= LONGEST_BASE else "/tmp"))  # noqa: S108
 
 
 def _free_port() -> int:

@@ -6,18 +6,23 @@ This is the one place that opens the test split.
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray.train.torch import TorchTrainer
 
 from raysweep.engine.jobs import job_of, scaling, sharing_of, world_of
 from raysweep.sweep.rows import Configuration, FinalResult, TrialJob
+
+if TYPE_CHECKING:
+    from raysweep.train.metrics import Predictions
 
 
 def refit(job: TrialJob, chosen: Configuration, folder: Path) -> FinalResult:
@@ -54,10 +59,8 @@ def refit(job: TrialJob, chosen: Configuration, folder: Path) -> FinalResult:
 
 def _loop(space: dict[str, Any]) -> None:
     """One rank of the final fit."""
-    import numpy as np
-
-    from raysweep.data.findings import accuracy_without
     from raysweep.sweep import export, predictions
+    from raysweep.train.loop import DivergedError
     from raysweep.train.metrics import predict
     from raysweep.train.network import labelled
     from raysweep.train.phases import Fit
@@ -69,25 +72,38 @@ def _loop(space: dict[str, Any]) -> None:
     losses = [measures.train_loss for measures in fit.epochs()]
     network, task = fit.network, fit.network.task
     found = predict(network.suffix, labelled(network, trial, "test", world.device), trial.train, world)
-    truth, predicted = found.labels.numpy(), found.predicted.numpy()
-    classes = len(task.dataset.class_names)
-    outputs = max(classes, int(predicted.max()) + 1)  # a kept classifier may say a class that the data set has not
-    confusion = np.bincount(truth * outputs + predicted, minlength=classes * outputs).reshape(classes, outputs)
+    if not math.isfinite(found.loss):
+        raise DivergedError(f"the test loss is {found.loss} after the refit")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if world.rank == 0:
             export.save(Path(folder), network.whole(), trial, task.dataset.class_names, task.preparation)
-            predictions.write(Path(folder), task.dataset, predicted, found.confidence.numpy())
+            predictions.write(Path(folder), task.dataset, found.predicted.numpy(), found.confidence.numpy())
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         metrics = {
-            **accuracy_without(predicted == truth, job.duplicated_test),
-            "test_loss": found.loss,
-            "test_images": len(truth),
+            **_scores(found, task.dataset.class_names, job.duplicated_test),
             "train_images": len(task.dataset.train) + len(task.dataset.val),
             "train_loss": losses[-1],
             "seconds": time.perf_counter() - started,
-            "class_names": list(task.dataset.class_names),
-            "confusion": confusion[:, :classes].tolist(),
             "workers": world.size,
         }
         ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _scores(found: Predictions, class_names: Sequence[str], duplicated: Sequence[int]) -> dict[str, Any]:
+    """What the predictions of the test images amount to, by the names of `FinalResult`."""
+    import numpy as np
+
+    from raysweep.data.findings import accuracy_without
+
+    truth, predicted = found.labels.numpy(), found.predicted.numpy()
+    classes = len(class_names)
+    outputs = max(classes, int(predicted.max()) + 1)  # a kept classifier may say a class that the data set has not
+    confusion = np.bincount(truth * outputs + predicted, minlength=classes * outputs).reshape(classes, outputs)
+    return {
+        **accuracy_without(predicted == truth, duplicated),
+        "test_loss": found.loss,
+        "test_images": len(truth),
+        "class_names": list(class_names),
+        "confusion": confusion[:, :classes].tolist(),
+    }

@@ -70,11 +70,7 @@ def run(
         RecipeError: a trial that can never be placed, data or weights that cannot be used, no cluster.
         RunFolderError: the folder is in use or holds a run.
     """
-    if address is None:
-        this_machine().check(recipe)
-    else:
-        check_address(address)
-    dataset, findings = _examine(planned)
+    dataset, findings = _examine(recipe, planned, address)
     with Ledger(folder) as book, Session(recipe, address, files, folder / "ray" / "logs") as session:
         machine = session.machine()
         machine.check(recipe)
@@ -107,12 +103,17 @@ def _stages(
     return Outcome(book.folder, problem=_final(jobs, planned, book.folder, display, findings))
 
 
-def _examine(planned: Sequence[PlannedTrial]) -> tuple[Dataset, Findings]:
+def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | None) -> tuple[Dataset, Findings]:
     """Read the data and every pretrained network before anything starts, so that a mistake costs nothing.
 
     Raises:
-        RecipeError: data that cannot be read, splits that are the same images, weights that are not there.
+        RecipeError: a trial that can never be placed, an address where nothing is, data that cannot be read,
+            splits that are the same images, weights that are not there.
     """
+    if address is None:
+        this_machine().check(recipe)
+    else:
+        check_address(address)
     for trial in {(one.trial.backbone, one.trial.model): one.trial for one in planned}.values():
         dataset = task.task_of(trial).dataset
     findings = audit.audit(dataset)

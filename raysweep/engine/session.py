@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from raysweep.engine.environment import local_address
-from raysweep.engine.resources import Machine, usable_cpus
+from raysweep.engine.resources import Machine, this_machine, usable_cpus
 from raysweep.recipe import Recipe, RecipeError
 
 CONNECT_S = 5.0
@@ -44,7 +44,8 @@ class Session:
         try:
             self._start()
         except BaseException:
-            self._stop()
+            with _uninterrupted():
+                self._stop()
             raise
         return self
 
@@ -57,7 +58,10 @@ class Session:
     def machine(self) -> Machine:
         """What there is for trials."""
         total = ray.cluster_resources()
-        return Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+        gpus = int(total.get("GPU", 0))
+        if gpus and self.address is None:
+            gpus = min(gpus, this_machine().gpus)  # torch may be built without CUDA
+        return Machine(int(total.get("CPU", 0)), gpus)
 
     def _start(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -107,7 +107,7 @@ def strata_of(recipe: Recipe, trials: Sequence[Trial]) -> Strata | None:
 
 def last_line(error: Exception | str) -> str:
     """What an error says, without the traceback that Ray puts before it and the module that the error is from."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic.dev" not in line]
     return re.sub(r"^(\w+\.)*(\w+Error: )", r"\2", lines[-1]) if lines else ""
 
 

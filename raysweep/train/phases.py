@@ -33,7 +33,6 @@ from raysweep.train.measures import Measures
 from raysweep.train.metrics import Labelled
 from raysweep.train.network import SplitNetwork, assemble, labelled
 
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -20,7 +20,11 @@ MOST_CLASSES = 10
 
 def samples(facts: Facts) -> Section | None:
     """A grid of test images, the mistakes first."""
-    shown = [(run, about) for run in facts.runs if (about := _about(run)) and about["samples"]]
+    shown = [
+        (run, about)
+        for run in facts.runs
+        if (about := _about(run)) and about["samples"] and (run.folder / "final" / "samples.png").is_file()
+    ]
     if not shown:
         return None
     run, about = shown[0]
