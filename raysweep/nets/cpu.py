@@ -1,17 +1,19 @@
-"""What computes convolutions on small maps on a CPU: matrix products instead of PyTorch's own kernels.
+"""What computes matrix products and convolutions on small maps on a CPU, in place of PyTorch's own choice.
 
-On a map of a few pixels a kernel falls beside the map for the most part: of the nine
-products of a 3×3 kernel on 2×2 pixels five are with padding. PyTorch's convolution computes
-them all. `MatrixConv2d` computes each output as a linear layer from the pixels that it sees.
+Two things are slow there. On a map of a few pixels a kernel falls beside the map for the
+most part: of the nine products of a 3×3 kernel on 2×2 pixels five are with padding, and
+PyTorch's convolution computes them all. `MatrixConv2d` computes each output as a linear
+layer from the pixels that it sees. And PyTorch multiplies dense matrices with MKL, which
+uses half of the vectors of AMD's processors; `product` lets oneDNN do it, the library that
+computes PyTorch's convolutions, in float32 all the same. `MatrixLinear` is a linear layer by `product`.
 
-Measured on an AMD EPYC (Zen 5) with 256 images a batch, CPU time of a training step: the
-last 12 layers of ResNet-18 at 64 pixels take 0.73 of PyTorch's, the last 6 layers 0.69. On
-that processor PyTorch multiplies matrices with half of its vector width, so that maps of
-3×3 pixels and 1×1 kernels do not gain, and are left to the convolution. EfficientNet, whose
-convolutions are depth-wise or 1×1, gains nothing.
+Measured on an AMD EPYC (Zen 5), CPU time of a training step against PyTorch's own modules:
+the last 12 layers of ResNet-18 at 64 pixels, 256 images a batch, 0.60; the last 9 at 32
+pixels 0.34; the last 12 of ResNet-50 at 64 pixels 0.73; the last 12 of ViT-S 0.63. With
+maps of 3×3 pixels about the same time; EfficientNet, whose convolutions are depth-wise, gains nothing.
 
-Limits: float32 on a CPU, kernels larger than 1×1, zero padding, no dilation, no groups, at
-most `MOST_OUTPUTS` output pixels.
+Limits: float32 on a CPU; convolutions with zero padding, no dilation, no groups and at most
+`MOST_OUTPUTS` output pixels; linear layers with at least `LEAST_WEIGHTS` weights.
 """
 
 from __future__ import annotations
@@ -19,36 +21,82 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import product as pairs
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST_OUTPUTS = 4
+MOST_OUTPUTS = 9
 """Pixels of an output that is still computed as matrix products."""
+LEAST_WEIGHTS = 2**16
+"""Of a linear layer: in a smaller one, handing the matrices over takes longer than multiplying them."""
 
 
-def place_matrix_convolutions(network: nn.Module, names: Iterable[str]) -> None:
-    """Put a `MatrixConv2d` in the place of each named convolution that it can compute, in place.
+def place_matrix_modules(network: nn.Module, small_maps: Iterable[str]) -> None:
+    """Put a `MatrixConv2d` or `MatrixLinear` in the place of each module that it can stand for, in place.
 
     Args:
-        network: owns the convolutions alone; their parameters stay as they are.
-        names: of convolutions on small maps (`Cut.small_maps`).
+        network: owns its modules alone; their parameters stay as they are.
+        small_maps: names of convolutions with few output pixels (`Cut.small_maps`).
     """
-    for name in names:
+    for name in small_maps:
         convolution = network.get_submodule(name)
         if isinstance(convolution, nn.Conv2d) and _is_supported(convolution):
-            parent, _, key = name.rpartition(".")
-            setattr(network.get_submodule(parent), key, MatrixConv2d(convolution))
+            _replace(network, name, MatrixConv2d(convolution))
+    for name, module in list(network.named_modules()):
+        if (
+            type(module) is nn.Linear
+            and module.weight.numel() >= LEAST_WEIGHTS
+            and module.weight.dtype == torch.float32
+        ):
+            _replace(network, name, MatrixLinear(module))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """(n, k) and (m, k) → a @ b.T, (n, m), without a gradient."""
+    if not a.numel() or a.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return a @ b.t()  # oneDNN knows neither float64 nor empty matrices
+    return F.linear(a.contiguous().to_mkldnn(), b.contiguous().to_mkldnn()).to_dense()
+
+
+class MatrixLinear(nn.Module):
+    """A linear layer by `product`, with the parameters of an `nn.Linear` under the same names."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., inputs) → (..., outputs)."""
+        outputs = _Product.apply(values.reshape(-1, values.shape[-1]), self.weight)
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs.view(*values.shape[:-1], len(self.weight))
+
+
+class _Product(torch.autograd.Function):
+    """`product` with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return product(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        to_a = product(gradients[0], b.t()) if ctx.needs_input_grad[0] else None
+        to_b = product(gradients[0].t(), a.t()) if ctx.needs_input_grad[1] else None
+        return to_a, to_b
 
 
 class MatrixConv2d(nn.Module):
     """A convolution as matrix products, with the parameters of an `nn.Conv2d` under the same names.
 
-    Outputs that see the same pixels are one linear layer, whose weight is put together from
-    the kernel in every pass. The sums are those of nn.Conv2d in another order.
+    A 1×1 kernel is one linear layer over all pixels. With a larger one, outputs that see the
+    same pixels are one linear layer, whose weight is put together from the kernel in every
+    pass. The sums are those of nn.Conv2d in another order.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -60,6 +108,11 @@ class MatrixConv2d(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(batch, channels, height, width) → (batch, outputs, rows, columns)."""
         pixels, taps = maps.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1)  # as they lie in memory
+        if self.kernel_size == (1, 1) and self.padding == (0, 0):
+            seen = pixels[:, :: self.stride[0], :: self.stride[1]]
+            points = _Product.apply(seen.flatten(0, 2), taps.flatten(1))
+            outputs = points.view(*seen.shape[:3], len(taps))
+            return (outputs if self.bias is None else outputs + self.bias).permute(0, 3, 1, 2)
         rows, columns = (
             _views(pixels.shape[1 + axis], self.kernel_size[axis], self.stride[axis], self.padding[axis])
             for axis in (0, 1)
@@ -68,10 +121,14 @@ class MatrixConv2d(nn.Module):
         return (outputs if self.bias is None else outputs + self.bias).permute(0, 3, 1, 2)
 
 
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, key = name.rpartition(".")
+    setattr(network.get_submodule(parent), key, module)
+
+
 def _is_supported(convolution: nn.Conv2d) -> bool:
     return (
-        convolution.kernel_size != (1, 1)
-        and convolution.groups == 1
+        convolution.groups == 1
         and convolution.dilation == (1, 1)
         and convolution.padding_mode == "zeros"
         and not isinstance(convolution.padding, str)
@@ -124,16 +181,16 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, taps: Tensor, rows: tuple[_View, ...], columns: tuple[_View, ...]) -> Tensor:
-        ctx.views = list(product(rows, columns))
+        ctx.views = list(pairs(rows, columns))
         ctx.layers = [
-            torch.stack([taps[:, r, c] for r, c in product(row.taps, column.taps)]).flatten(0, 1).flatten(1)
+            torch.stack([taps[:, r, c] for r, c in pairs(row.taps, column.taps)]).flatten(0, 1).flatten(1)
             for row, column in ctx.views
         ]
         ctx.save_for_backward(maps, taps)
         values = maps.new_empty(len(maps), rows[-1].outputs.stop, columns[-1].outputs.stop, len(taps))
         for (row, column), layer in zip(ctx.views, ctx.layers, strict=True):
             outputs = values[:, row.outputs, column.outputs]
-            outputs.copy_(F.linear(maps[:, row.pixels, column.pixels].flatten(1), layer).view(outputs.shape))
+            outputs.copy_(product(maps[:, row.pixels, column.pixels].flatten(1), layer).view(outputs.shape))
         return values
 
     @staticmethod
@@ -147,10 +204,10 @@ class _Windows(torch.autograd.Function):
             outputs = gradients[0][:, row.outputs, column.outputs].flatten(1)
             if to_maps is not None:
                 seen = to_maps[:, row.pixels, column.pixels]
-                seen += (outputs @ layer).view(seen.shape)
+                seen += product(outputs, layer.t()).view(seen.shape)
             if to_taps is not None:
-                parts = outputs.t() @ maps[:, row.pixels, column.pixels].flatten(1)
-                windows = list(product(row.taps, column.taps))
+                parts = product(outputs.t(), maps[:, row.pixels, column.pixels].flatten(1).t())
+                windows = list(pairs(row.taps, column.taps))
                 for (r, c), part in zip(windows, parts.chunk(len(windows)), strict=True):
                     tap = to_taps[:, r, c]
                     tap += part.view(tap.shape)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raysweep.data.sources import Images, Source
 from raysweep.features.compute import OwnPrefix
 from raysweep.features.stored import Stored
-from raysweep.nets.cpu import place_matrix_convolutions
+from raysweep.nets.cpu import place_matrix_modules
 from raysweep.nets.cut import Cut
 from raysweep.nets.heads import reset_head
 from raysweep.nets.task import TransferTask, cut_of, task_of, tensors_digest
@@ -74,7 +74,7 @@ def assemble(phase: Trial, device: torch.device, state: Mapping[str, Tensor] | N
         assert side is not None
         side.load_state_dict({name: x for name, x in state.items() if name in side.state_dict()}, strict=False)
     if device.type == "cpu" and phase.train.autocast == "none":
-        place_matrix_convolutions(suffix, cut.small_maps)
+        place_matrix_modules(suffix, cut.small_maps)
     placed = None if prefix is None else _placed(prefix, device).eval()
     return SplitNetwork(task, cut, _placed(suffix, device), placed, own)
 

@@ -121,7 +121,11 @@ def steady(rows: list[ledger.Row]) -> dict[tuple[str, int], ledger.Row]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("sweeps")
+    """A folder of a user's own, with modules whose names others have used; none of them is ours to import."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    for name in ("analysis", "benchmarks", "datasets", "ray_utils"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('the user\'s {name}.py was imported')\n")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,12 @@ def test_status_and_states(first):
     for trial in found:
         assert [row["state"] for row in first.run.trials if row["trial"] == trial] == ["planned", "running", "finished"]
     assert {(row["depth"], row["lr"]) for row in found.values()} == {(d, lr) for d in (1, 3) for lr in (0.01, 1e-6)}
+
+
+@pytest.mark.ray
+def test_modules_of_the_users_folder_are_not_imported(home, first):
+    assert (home / "analysis.py").is_file()
+    assert (first.status, first.err) == (0, "")
 
 
 @pytest.mark.ray

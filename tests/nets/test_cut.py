@@ -186,15 +186,15 @@ class Maps(nn.Sequential):
         self.flat, self.fc = nn.Flatten(), nn.Linear(2, 4)
 
 
-def test_small_maps_are_those_of_at_most_four_pixels():
+def test_small_maps_are_those_of_at_most_nine_pixels():
     """Of the suffix alone: the maps of what is frozen before it stay as they are."""
     network = Maps()
     cut, _ = cut_at(network, "of_16", ["fc"], size=8)
-    assert cut.small_maps == ("of_4", "point", "of_1")
+    assert cut.small_maps == ("of_9", "of_6", "of_4", "point", "of_1")
     cut, _ = cut_at(network, "of_1", ["fc"], size=8)
     assert cut.small_maps == ("of_1",)
     cut, _ = cut_at(network, "all", ["fc"], size=8)
-    assert cut.small_maps == ("of_4", "point", "of_1")
+    assert cut.small_maps == ("of_9", "of_6", "of_4", "point", "of_1")
 
 
 def test_a_convolution_of_a_small_and_a_large_map_is_none_of_small_maps():

@@ -231,7 +231,8 @@ def placed(module):
 def test_matrix_products_are_the_suffixs_alone():
     """At 32 pixels the maps of layer4 are of one pixel, and those of layer3 of four; layer3 is in the prefix."""
     network = assemble(trial_of("resnet18", "layer4"), CPU)
-    assert placed(network.suffix) == {f"layer4.{block}.conv{number}" for block in (0, 1) for number in (1, 2)}
+    convolutions = {f"layer4.{block}.conv{number}" for block in (0, 1) for number in (1, 2)}
+    assert placed(network.suffix) == convolutions | {"layer4.0.downsample.0"}
     assert placed(network.prefix) == placed(network.whole()) == placed(network.task.backbone.network) == set()
 
 
