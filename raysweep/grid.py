@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 
-from raysweep.recipe import Recipe, RecipeError, load, preset_names
-from raysweep.sweep.ledger import RunFolderError
+from .recipe import Recipe, RecipeError, load, preset_names
+from .sweep.ledger import RunFolderError
 
 PLAN_FIELDS = (
     "trial", "backbone", "depth", "lr", "seed", "trainable_tensors", "trainable_parameters", "total_parameters",
@@ -61,7 +61,7 @@ def main(
             raise RecipeError("--json goes with --plan")
         recipe = _recipe(words)
         if smoke:
-            from raysweep.sweep.smoke import shrink
+            from .sweep.smoke import shrink
 
             recipe = shrink(recipe)
         if plan_only:
@@ -90,8 +90,8 @@ def _list() -> None:
 
 
 def _show_plan(recipe: Recipe, as_json: bool) -> None:
-    from raysweep.features.decide import decide
-    from raysweep.sweep.plan import plan
+    from .features.decide import decide
+    from .sweep.plan import plan
 
     planned = plan(recipe)
     decisions = decide([one.trial for one in planned], recipe.features)
@@ -150,14 +150,14 @@ def _print_columns(table: Sequence[Sequence[str]]) -> None:
 
 def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
     """Run a sweep and its report; returns the exit status."""
-    from raysweep.engine import environment
-    from raysweep.sweep.plan import plan
+    from .engine import environment
+    from .sweep.plan import plan
 
     folder = run_dir or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     planned = plan(recipe)
     files = environment.prepare(local=address is None)
     try:
-        from raysweep.engine.run import run
+        from .engine.run import run
 
         outcome = run(recipe, planned, folder, _command(), address, files)
     except RunFolderError as error:
@@ -169,7 +169,7 @@ def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
 
 
 def _answer(folder: Path, interrupted: bool, problem: str) -> int:
-    from raysweep.report import page
+    from .report import page
 
     path = page.build(folder)
     if interrupted:

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysweep.data.copies import find_pairs
-from raysweep.data.dataset import Dataset
-from raysweep.data.findings import COLUMNS, KINDS, Findings, Pair, class_counts
-from raysweep.files import write_text
+from ..files import write_text
+from .copies import find_pairs
+from .dataset import Dataset
+from .findings import COLUMNS, KINDS, Findings, Pair, class_counts
 
 SHOWN = 12
 """Pairs in the picture."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raysweep.data.pool import Pool, pixels_digest
-from raysweep.recipe import Data, RecipeError
+from ..recipe import Data, RecipeError
+from .pool import Pool, pixels_digest
 
 
 def _in_memory(images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysweep.recipe import RecipeError, Statistics, near
+from ..recipe import RecipeError, Statistics, near
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

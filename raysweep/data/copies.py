@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysweep.data.dataset import Dataset
-from raysweep.data.findings import KINDS, SPLITS, Image, Kind, Pair, parts
+from .dataset import Dataset
+from .findings import KINDS, SPLITS, Image, Kind, Pair, parts
 
 SIDE = 16
 """Pixels of the small pictures that are compared; smaller images are compared as they are."""

@@ -17,19 +17,19 @@ from functools import cached_property
 
 import numpy as np
 
-from raysweep.data.builtin import digits, fake, fake_counts
-from raysweep.data.catalogue import (
+from ..recipe import Data, Statistics
+from .builtin import digits, fake, fake_counts
+from .catalogue import (
     CIFAR100_SUPERCLASS_OF,
     CIFAR100_SUPERCLASSES,
     SPLIT_FOLDERS,
     Known,
     known,
 )
-from raysweep.data.folders import folder_pool, scan
-from raysweep.data.pool import Labelling, Pool
-from raysweep.data.splits import split
-from raysweep.data.torchvision_data import torchvision_pool
-from raysweep.recipe import Data, Statistics
+from .folders import folder_pool, scan
+from .pool import Labelling, Pool
+from .splits import split
+from .torchvision_data import torchvision_pool
 
 
 @dataclass(frozen=True)

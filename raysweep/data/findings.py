@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raysweep.data.dataset import Dataset, Split
-from raysweep.recipe import RecipeError
+from ..recipe import RecipeError
+from .dataset import Dataset, Split
 
 SPLITS = ("train", "val", "test")
 KINDS = ("exact", "mirror", "near")

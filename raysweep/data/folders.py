@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from raysweep.data.catalogue import SPLIT_FOLDERS
-from raysweep.data.decode import Size
-from raysweep.data.pool import Encoded, Labelling, Pool, cached_pool
-from raysweep.recipe import Data, RecipeError
+from ..recipe import Data, RecipeError
+from .catalogue import SPLIT_FOLDERS
+from .decode import Size
+from .pool import Encoded, Labelling, Pool, cached_pool
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS, repeated so that counting files imports no torch."""

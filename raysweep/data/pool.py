@@ -22,9 +22,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from raysweep.data.cache import cache_folder
-from raysweep.data.decode import Size, decode
-from raysweep.recipe import RecipeError
+from ..recipe import RecipeError
+from .cache import cache_folder
+from .decode import Size, decode
 
 AT_ONCE = 32
 """Images that a thread decodes before it takes the next."""

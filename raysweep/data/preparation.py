@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysweep.data.decode import Size, decode
-from raysweep.recipe import Statistics
+from ..recipe import Statistics
+from .decode import Size, decode
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raysweep.data.preparation import Preparation
+from .preparation import Preparation
 
 
 class Source(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysweep.recipe import Data, RecipeError
+from ..recipe import Data, RecipeError
 
 
 def split(labels: np.ndarray, counts: dict[str, int], data: Data) -> dict[str, np.ndarray]:

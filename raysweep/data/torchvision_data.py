@@ -6,10 +6,10 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from raysweep.data.cache import data_folder
-from raysweep.data.catalogue import SHORT, SPLIT_FOLDERS, Known
-from raysweep.data.pool import Encoded, Pool, cached_pool, one_line
-from raysweep.recipe import Data, RecipeError
+from ..recipe import Data, RecipeError
+from .cache import data_folder
+from .catalogue import SHORT, SPLIT_FOLDERS, Known
+from .pool import Encoded, Pool, cached_pool, one_line
 
 
 def torchvision_pool(data: Data, name: str, known: Known, side: int | None) -> Pool:

@@ -15,12 +15,12 @@ import ray
 from ray import ObjectRefGenerator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysweep.engine.resources import Machine
-from raysweep.features.compute import Progress
-from raysweep.features.decide import Decision, group_key
-from raysweep.recipe import Features, Recipe, Trial
-from raysweep.sweep.progress import Display
-from raysweep.sweep.rows import Versioned
+from ..features.compute import Progress
+from ..features.decide import Decision, group_key
+from ..recipe import Features, Recipe, Trial
+from ..sweep.progress import Display
+from ..sweep.rows import Versioned
+from .resources import Machine
 
 
 class MadeFeatures(Versioned):
@@ -133,7 +133,7 @@ def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str,
 def _compute(phases: list[str], settings: str, lanes: int, cpus: int, gpus: float) -> Iterator[Progress]:
     import torch
 
-    from raysweep.features.compute import make_features
+    from ..features.compute import make_features
 
     torch.set_num_threads(cpus)
     count = torch.cuda.device_count() if gpus else lanes

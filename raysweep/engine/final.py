@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from raysweep.engine.jobs import job_of, scaling, sharing_of, world_of
-from raysweep.sweep.rows import Configuration, FinalResult, TrialJob
+from ..sweep.rows import Configuration, FinalResult, TrialJob
+from .jobs import job_of, scaling, sharing_of, world_of
 
 if TYPE_CHECKING:
-    from raysweep.train.metrics import Predictions
+    from ..train.metrics import Predictions
 
 
 def refit(job: TrialJob, chosen: Configuration, folder: Path) -> FinalResult:
@@ -59,11 +59,11 @@ def refit(job: TrialJob, chosen: Configuration, folder: Path) -> FinalResult:
 
 def _loop(space: dict[str, Any]) -> None:
     """One rank of the final fit."""
-    from raysweep.sweep import export, predictions
-    from raysweep.train.loop import DivergedError
-    from raysweep.train.metrics import predict
-    from raysweep.train.network import labelled
-    from raysweep.train.phases import Fit
+    from ..sweep import export, predictions
+    from ..train.loop import DivergedError
+    from ..train.metrics import predict
+    from ..train.network import labelled
+    from ..train.phases import Fit
 
     started = time.perf_counter()
     job = job_of(space)
@@ -94,7 +94,7 @@ def _scores(found: Predictions, class_names: Sequence[str], duplicated: Sequence
     """What the predictions of the test images amount to, by the names of `FinalResult`."""
     import numpy as np
 
-    from raysweep.data.findings import accuracy_without
+    from ..data.findings import accuracy_without
 
     truth, predicted = found.labels.numpy(), found.predicted.numpy()
     classes = len(class_names)

@@ -17,11 +17,11 @@ import ray
 import ray.train
 import ray.tune
 
-from raysweep.sweep.rows import EpochRow, TrialJob
+from ..sweep.rows import EpochRow, TrialJob
 
 if TYPE_CHECKING:
-    from raysweep.train.ddp import World
-    from raysweep.train.phases import Sharing
+    from ..train.ddp import World
+    from ..train.phases import Sharing
 
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
@@ -75,7 +75,7 @@ def world_of(job: TrialJob) -> World:
     import torch
     import torch.distributed as dist
 
-    from raysweep.train.ddp import World
+    from ..train.ddp import World
 
     torch.set_num_threads(job.cpus)
     if job.gpus and not torch.cuda.is_available():
@@ -87,14 +87,14 @@ def world_of(job: TrialJob) -> World:
 
 def sharing_of(job: TrialJob) -> Sharing:
     """What a job's trial shares with others."""
-    from raysweep.train.phases import Sharing
+    from ..train.phases import Sharing
 
     return Sharing(job.features, frozenset(job.stored), Path(job.storage) / "phases")
 
 
 def _train(space: dict[str, Any]) -> None:
     """The training loop of one rank."""
-    from raysweep.train.phases import Fit
+    from ..train.phases import Fit
 
     job = job_of(space)
     report: Callable[[dict[str, Any]], None] = ray.tune.report if job.workers == 1 else ray.train.report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from raysweep.recipe import Recipe, RecipeError
+from ..recipe import Recipe, RecipeError
 
 MOST_FINAL_WORKERS = 8
 

@@ -17,23 +17,23 @@ from typing import Any
 
 import torch
 
-from raysweep.data import audit
-from raysweep.data.dataset import Dataset
-from raysweep.data.findings import Findings, refuse_overlap
-from raysweep.engine import features, final
-from raysweep.engine.resources import Machine, this_machine
-from raysweep.engine.session import Session, check_address
-from raysweep.engine.trials import Jobs, last_line, run_trials
-from raysweep.features.decide import decide
-from raysweep.files import write_text
-from raysweep.nets import task
-from raysweep.recipe import Recipe, dump
-from raysweep.report import statistics, tables
-from raysweep.sweep import ledger
-from raysweep.sweep.choice import counted, epochs_by_phase
-from raysweep.sweep.ledger import Ledger
-from raysweep.sweep.plan import PlannedTrial
-from raysweep.sweep.progress import Display
+from ..data import audit
+from ..data.dataset import Dataset
+from ..data.findings import Findings, refuse_overlap
+from ..features.decide import decide
+from ..files import write_text
+from ..nets import task
+from ..recipe import Recipe, dump
+from ..report import statistics, tables
+from ..sweep import ledger
+from ..sweep.choice import counted, epochs_by_phase
+from ..sweep.ledger import Ledger
+from ..sweep.plan import PlannedTrial
+from ..sweep.progress import Display
+from . import features, final
+from .resources import Machine, this_machine
+from .session import Session, check_address
+from .trials import Jobs, last_line, run_trials
 
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 

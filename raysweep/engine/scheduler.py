@@ -7,8 +7,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raysweep.engine.jobs import row_of
-from raysweep.sweep.rungs import Strata
+from ..sweep.rungs import Strata
+from .jobs import row_of
 
 
 class HalvingScheduler(FIFOScheduler):

@@ -16,9 +16,9 @@ from typing import Any
 
 import ray
 
-from raysweep.engine.environment import local_address
-from raysweep.engine.resources import Machine, this_machine, usable_cpus
-from raysweep.recipe import Recipe, RecipeError
+from ..recipe import Recipe, RecipeError
+from .environment import local_address
+from .resources import Machine, this_machine, usable_cpus
 
 CONNECT_S = 5.0
 """How long an address may take to answer."""

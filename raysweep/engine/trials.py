@@ -15,15 +15,15 @@ from typing import Any
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from raysweep.engine.jobs import job_of, row_of, run_trial
-from raysweep.engine.resources import Machine
-from raysweep.engine.scheduler import HalvingScheduler
-from raysweep.recipe import Recipe, Trial
-from raysweep.sweep.ledger import Ledger
-from raysweep.sweep.plan import PlannedTrial
-from raysweep.sweep.progress import Display
-from raysweep.sweep.rows import State, TrialJob
-from raysweep.sweep.rungs import Strata
+from ..recipe import Recipe, Trial
+from ..sweep.ledger import Ledger
+from ..sweep.plan import PlannedTrial
+from ..sweep.progress import Display
+from ..sweep.rows import State, TrialJob
+from ..sweep.rungs import Strata
+from .jobs import job_of, row_of, run_trial
+from .resources import Machine
+from .scheduler import HalvingScheduler
 
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 """What a trial that only directs its workers occupies, so that it does not take their CPUs."""

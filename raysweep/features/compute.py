@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raysweep.data.sources import Images
-from raysweep.features.spec import Spec
-from raysweep.features.store import Making, Store
-from raysweep.features.stored import Stored, write_batch
-from raysweep.nets.cut import Cut
-from raysweep.nets.task import cut_of, outputs_of, task_of
-from raysweep.recipe import Features, Trial
+from ..data.sources import Images
+from ..nets.cut import Cut
+from ..nets.task import cut_of, outputs_of, task_of
+from ..recipe import Features, Trial
+from .spec import Spec
+from .store import Making, Store
+from .stored import Stored, write_batch
 
 SHARD = 256
 """Images that are claimed at a time."""

@@ -20,15 +20,15 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from raysweep.data import dataset as datasets
-from raysweep.features.compute import is_cacheable, store_of, views_of
-from raysweep.features.spec import STORED_AS
-from raysweep.nets.backbones import outline
-from raysweep.nets.cut import Cut, cut
-from raysweep.nets.layers import select
-from raysweep.nets.task import weights_seed
-from raysweep.nets.tracing import seconds_per_node
-from raysweep.recipe import Depth, Features, Frozen, Model, Trial, depth_label
+from ..data import dataset as datasets
+from ..nets.backbones import outline
+from ..nets.cut import Cut, cut
+from ..nets.layers import select
+from ..nets.task import weights_seed
+from ..nets.tracing import seconds_per_node
+from ..recipe import Depth, Features, Frozen, Model, Trial, depth_label
+from .compute import is_cacheable, store_of, views_of
+from .spec import STORED_AS
 
 PROBE_BYTES = 1 << 23
 """Written and read back to measure the disk and the memory."""

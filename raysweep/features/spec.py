@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep.recipe import Statistics
+from ..recipe import Statistics
 
 FORMAT = 2
 """Of the files, and of how images become the network's input; a change makes all features anew."""

@@ -27,9 +27,9 @@ from typing import IO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from raysweep.data.cache import cache_folder
-from raysweep.features.spec import STORED_AS, Spec, joint_digest
-from raysweep.files import write_text
+from ..data.cache import cache_folder
+from ..files import write_text
+from .spec import STORED_AS, Spec, joint_digest
 
 CHUNK = 1 << 24
 """Bytes read at a time when a file is checked."""

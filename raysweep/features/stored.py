@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysweep.features.store import Store
+from .store import Store
 
 
 class Stored:

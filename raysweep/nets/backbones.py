@@ -11,10 +11,10 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from raysweep.nets import weights, zoo
-from raysweep.nets.heads import attach_head, classifier_name
-from raysweep.nets.scratch import SCRATCH
-from raysweep.recipe import Model, RecipeError, Statistics
+from ..recipe import Model, RecipeError, Statistics
+from . import weights, zoo
+from .heads import attach_head, classifier_name
+from .scratch import SCRATCH
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ import networkx
 import torch
 from torch import Tensor, fx, nn
 
-from raysweep.nets.cpu import MOST_OUTPUTS
-from raysweep.nets.layers import Layer, freeze
-from raysweep.nets.tracing import PROBES, tidied, traced
-from raysweep.recipe import RecipeError
+from ..recipe import RecipeError
+from .cpu import MOST_OUTPUTS
+from .layers import Layer, freeze
+from .tracing import PROBES, tidied, traced
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _FORCED = 10**12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from raysweep.recipe import Head, RecipeError
+from ..recipe import Head, RecipeError
 
 
 def reset_head(module: nn.Module, head: tuple[str, ...], seed: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from raysweep.recipe import RecipeError, depth_label, near
+from ..recipe import RecipeError, depth_label, near
 
 SHORTCUTS = ("downsample", "shortcut", "proj")
 """Names that torchvision and timm give to a residual block's shortcut projection."""

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim.swa_utils import update_bn
 
-from raysweep.data import dataset as datasets
-from raysweep.data.dataset import Dataset
-from raysweep.data.preparation import Preparation
-from raysweep.data.sources import Images
-from raysweep.nets import backbones, zoo
-from raysweep.nets.backbones import Backbone
-from raysweep.nets.cut import Cut, cut
-from raysweep.nets.layers import select
-from raysweep.nets.tracing import outputs, traced
-from raysweep.recipe import Data, Depth, Model, RecipeError, Trial
+from ..data import dataset as datasets
+from ..data.dataset import Dataset
+from ..data.preparation import Preparation
+from ..data.sources import Images
+from ..recipe import Data, Depth, Model, RecipeError, Trial
+from . import backbones, zoo
+from .backbones import Backbone
+from .cut import Cut, cut
+from .layers import select
+from .tracing import outputs, traced
 
 RECALIBRATION_BATCH = 64
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysweep.nets import zoo
-from raysweep.recipe import RecipeError, is_weights_file
+from ..recipe import RecipeError, is_weights_file
+from . import zoo
 
 
 def load(network: nn.Module, name: str, weights: str, replaced: str | None) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from raysweep.nets.scratch import SCRATCH
-from raysweep.recipe import Model, RecipeError, Statistics, is_weights_file, near
+from ..recipe import Model, RecipeError, Statistics, is_weights_file, near
+from .scratch import SCRATCH
 
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 UNIT = Statistics(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -8,10 +8,10 @@ A depth is counted in layers from the output (see `raysweep.nets.layers`); here 
 a value: a positive integer, `head`, `all`, a module name, or a list of module patterns.
 """
 
-from raysweep.recipe.errors import RecipeError, near
-from raysweep.recipe.grid import EXTRA_AXES, MAIN_AXES, Block, Recipe, Trial
-from raysweep.recipe.loading import dump, load, preset_names
-from raysweep.recipe.schema import (
+from .errors import RecipeError, near
+from .grid import EXTRA_AXES, MAIN_AXES, Block, Recipe, Trial
+from .loading import dump, load, preset_names
+from .schema import (
     Asha,
     Data,
     Features,
@@ -23,7 +23,7 @@ from raysweep.recipe.schema import (
     Train,
     is_weights_file,
 )
-from raysweep.recipe.values import Depth, Frozen, Statistics, depth_label
+from .values import Depth, Frozen, Statistics, depth_label
 
 __all__ = [
     "EXTRA_AXES",

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from raysweep.recipe.errors import RecipeError
-from raysweep.recipe.problems import problems
-from raysweep.recipe.schema import Asha, Data, Features, Final, Head, Model, Phase, Resources, Train
-from raysweep.recipe.values import Depth, Frozen, Positive, Seed, Statistics, axis, depth_label
+from .errors import RecipeError
+from .problems import problems
+from .schema import Asha, Data, Features, Final, Head, Model, Phase, Resources, Train
+from .values import Depth, Frozen, Positive, Seed, Statistics, axis, depth_label
 
 IMAGE_FIELDS = ("image_size", "normalize")
 """Fields of `data` that may differ from one backbone to the next."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raysweep.recipe import yaml_core
-from raysweep.recipe.errors import RecipeError, near
-from raysweep.recipe.grid import EXTRA_AXES, KNOWN_KEYS, MAIN_AXES, Block, Recipe
-from raysweep.recipe.problems import problems, shown
-from raysweep.recipe.schema import is_weights_file
-from raysweep.recipe.values import listed
-from raysweep.recipe.yaml_core import YamlError
+from . import yaml_core
+from .errors import RecipeError, near
+from .grid import EXTRA_AXES, KNOWN_KEYS, MAIN_AXES, Block, Recipe
+from .problems import problems, shown
+from .schema import is_weights_file
+from .values import listed
+from .yaml_core import YamlError
 
 QUICKSTART = "quickstart"
 LITERAL = ("name", "description", "data.dataset", "data.root", "features.dir", "model.weights")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raysweep.recipe.errors import near
+from .errors import near
 
 
 def problems(error: ValidationError, known: Mapping[str, Sequence[str]], grid: str = "") -> list[str]:

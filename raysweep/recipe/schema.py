@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from raysweep.recipe.values import (
+from .values import (
     Count,
     Depth,
     Frozen,

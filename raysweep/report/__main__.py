@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from raysweep.recipe.yaml_core import YamlError
-from raysweep.report.page import build, compare
-from raysweep.sweep.ledger import RunFolderError
+from ..recipe.yaml_core import YamlError
+from ..sweep.ledger import RunFolderError
+from .page import build, compare
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

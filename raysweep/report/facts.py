@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raysweep.report.statistics import Recommendation
-from raysweep.sweep.ledger import Run
-from raysweep.sweep.rows import FinalResult
+from ..sweep.ledger import Run
+from ..sweep.rows import FinalResult
+from .statistics import Recommendation
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from raysweep.files import write_text
-from raysweep.report import statistics, tables, wording
-from raysweep.report.facts import Facts, Section, name_of
-from raysweep.report.figures.style import png
-from raysweep.report.sections import comparison, final, trials
-from raysweep.report.sections.audit import audit
-from raysweep.report.sections.features import features
-from raysweep.report.sections.predictions import classes, samples
-from raysweep.sweep.ledger import Run, read
+from ..files import write_text
+from ..sweep.ledger import Run, read
+from . import statistics, tables, wording
+from .facts import Facts, Section, name_of
+from .figures.style import png
+from .sections import comparison, final, trials
+from .sections.audit import audit
+from .sections.features import features
+from .sections.predictions import classes, samples
 
 SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     comparison.accuracy,

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raysweep.report import wording
-from raysweep.report.tables import BY_EPOCH, COLUMNS
-from raysweep.sweep.rows import FinalResult
+from ..sweep.rows import FinalResult
+from . import wording
+from .tables import BY_EPOCH, COLUMNS
 
 SEEDS, IMAGES = "seeds", "validation images"
 """Where a standard error comes from: the column `error_from`."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from raysweep.sweep.ledger import Row, Run
+from ..sweep.ledger import Row, Run
 
 CONFIG = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
 """What names a trial, but for the extra axes of its grid."""

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from raysweep.train.measures import Measures
+from ..train.measures import Measures
 
 
 def counted(rows: Sequence[Measures], keep: str) -> list[Measures]:

@@ -1,8 +1,7 @@
 """The final model as files that anyone can load: safetensors and JSON, nothing pickled.
 
-from raysweep.sweep.export import load
-classify = load("runs/quickstart-.../final")
-print(classify(["a.png", "b.png"]))
+    classify = raysweep.sweep.export.load("runs/quickstart-.../final")
+    print(classify(["a.png", "b.png"]))
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raysweep.data.preparation import Preparation
-from raysweep.files import write_text
-from raysweep.nets import backbones
-from raysweep.recipe import Statistics, Trial
+from ..data.preparation import Preparation
+from ..files import write_text
+from ..nets import backbones
+from ..recipe import Statistics, Trial
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 

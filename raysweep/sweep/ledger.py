@@ -18,9 +18,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from raysweep.files import write_text
-from raysweep.recipe import yaml_core
-from raysweep.sweep.rows import Configuration, EpochRow, FinalResult, State, TrialRow
+from ..files import write_text
+from ..recipe import yaml_core
+from .rows import Configuration, EpochRow, FinalResult, State, TrialRow
 
 Row = dict[str, Any]
 """A line of a file, as it is on disk."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raysweep.data import dataset as datasets
-from raysweep.nets import zoo
-from raysweep.nets.backbones import Backbone, check_image_size, outline
-from raysweep.nets.layers import Layer, layers, select
-from raysweep.recipe import Recipe, RecipeError, Trial, depth_label
-from raysweep.sweep.rows import Configuration
+from ..data import dataset as datasets
+from ..nets import zoo
+from ..nets.backbones import Backbone, check_image_size, outline
+from ..nets.layers import Layer, layers, select
+from ..recipe import Recipe, RecipeError, Trial, depth_label
+from .rows import Configuration
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from raysweep.data.dataset import Dataset
-from raysweep.files import write_text
+from ..data.dataset import Dataset
+from ..files import write_text
 
 MOST_EACH = 12
 """Sample images that were classified right, and wrong."""

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from raysweep.sweep.rows import Configuration, EpochRow
+from .rows import Configuration, EpochRow
 
 MOST_RUNNING = 8
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from raysweep.recipe import Depth, Features, Frozen, Trial
-from raysweep.train.measures import Measures
+from ..recipe import Depth, Features, Frozen, Trial
+from ..train.measures import Measures
 
 State = Literal["planned", "running", "finished", "stopped", "failed", "interrupted"]
 """planned → running → finished (all its epochs, or out of patience) | stopped (by ASHA)

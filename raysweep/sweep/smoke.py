@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raysweep.data import dataset as datasets
-from raysweep.recipe import Phase, Recipe
+from ..data import dataset as datasets
+from ..recipe import Phase, Recipe
 
 IMAGES_PER_CLASS = 1
 LEAST_IMAGES = 64

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-from raysweep.recipe import Train
+from ..recipe import Train
 
 
 @dataclass(frozen=True)

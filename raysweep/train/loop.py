@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raysweep.nets.layers import set_modes
-from raysweep.recipe import Train, Trial
-from raysweep.train.ddp import World, autocast, parallel, synchronised_batch_norm
-from raysweep.train.measures import Measures, StepMeasures
-from raysweep.train.metrics import Labelled, predict
-from raysweep.train.optim import optimizer_of, schedule_of
+from ..nets.layers import set_modes
+from ..recipe import Train, Trial
+from .ddp import World, autocast, parallel, synchronised_batch_norm
+from .measures import Measures, StepMeasures
+from .metrics import Labelled, predict
+from .optim import optimizer_of, schedule_of
 
 
 class DivergedError(ArithmeticError):

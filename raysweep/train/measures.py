@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raysweep.recipe import Frozen
+from ..recipe import Frozen
 
 
 class StepMeasures(Frozen):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raysweep.data.sources import Source
-from raysweep.recipe import Train
-from raysweep.train.ddp import World, autocast
+from ..data.sources import Source
+from ..recipe import Train
+from .ddp import World, autocast
 
 EVAL_BATCH = 128
 """Least number of images in a forward pass of evaluation."""

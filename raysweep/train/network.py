@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raysweep.data.sources import Images, Source
-from raysweep.features.compute import OwnPrefix
-from raysweep.features.stored import Stored
-from raysweep.nets.cpu import place_matrix_modules
-from raysweep.nets.cut import Cut
-from raysweep.nets.heads import reset_head
-from raysweep.nets.task import TransferTask, cut_of, task_of, tensors_digest
-from raysweep.recipe import Trial
-from raysweep.train.metrics import Labelled
+from ..data.sources import Images, Source
+from ..features.compute import OwnPrefix
+from ..features.stored import Stored
+from ..nets.cpu import place_matrix_modules
+from ..nets.cut import Cut
+from ..nets.heads import reset_head
+from ..nets.task import TransferTask, cut_of, task_of, tensors_digest
+from ..recipe import Trial
+from .metrics import Labelled
 
 
 @dataclass(frozen=True)

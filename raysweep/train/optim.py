@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, StepLR
 
-from raysweep.recipe import Train
+from ..recipe import Train
 
 
 def optimizer_of(settings: Train, trained: Sequence[nn.Parameter], lr: float) -> Optimizer:

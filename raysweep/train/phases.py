@@ -22,16 +22,16 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raysweep.data.sources import Joined
-from raysweep.features.compute import is_cacheable, make_features, stored_split
-from raysweep.features.stored import Stored
-from raysweep.files import write_text
-from raysweep.recipe import Features, Trial
-from raysweep.train.ddp import World
-from raysweep.train.loop import Training
-from raysweep.train.measures import Measures
-from raysweep.train.metrics import Labelled
-from raysweep.train.network import SplitNetwork, assemble, labelled
+from ..data.sources import Joined
+from ..features.compute import is_cacheable, make_features, stored_split
+from ..features.stored import Stored
+from ..files import write_text
+from ..recipe import Features, Trial
+from .ddp import World
+from .loop import Training
+from .measures import Measures
+from .metrics import Labelled
+from .network import SplitNetwork, assemble, labelled
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

@@ -8,9 +8,9 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from raysweep.report.figures.style import WIDTH, blank, short, styled, title
-from raysweep.report.statistics import confusions
-from raysweep.sweep.rows import FinalResult
+from ...sweep.rows import FinalResult
+from ..statistics import confusions
+from .style import WIDTH, blank, short, styled, title
 
 MAX_CLASSES = 30  # a larger confusion matrix is unreadable at this width
 

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from raysweep.report import wording
-from raysweep.report.figures.depths import place_name
-from raysweep.report.figures.style import RING, blank, key, legend, line_of, looks_of, short, styled, title
-from raysweep.report.statistics import Recommendation
+from .. import wording
+from ..statistics import Recommendation
+from .depths import place_name
+from .style import RING, blank, key, legend, line_of, looks_of, short, styled, title
 
 
 @styled

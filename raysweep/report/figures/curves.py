@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from raysweep.report import wording
-from raysweep.report.figures.style import (
+from .. import wording
+from ..statistics import completed, with_series
+from .style import (
     MARKERS,
     cross,
     key,
@@ -23,7 +24,6 @@ from raysweep.report.figures.style import (
     styled,
     title,
 )  # fmt: skip
-from raysweep.report.statistics import completed, with_series
 
 
 @styled

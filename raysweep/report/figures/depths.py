@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from raysweep.report import wording
-from raysweep.report.figures.style import (
+from .. import wording
+from ..statistics import Recommendation, completed, with_series
+from .style import (
     RING,
     Look,
     blank,
@@ -32,7 +33,6 @@ from raysweep.report.figures.style import (
     title,
     yardsticks,
 )  # fmt: skip
-from raysweep.report.statistics import Recommendation, completed, with_series
 
 LIMIT = {"color": "0.35", "lw": 1.0, "ls": (0, (2, 2))}  # one standard error below the best
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from raysweep.report.statistics import with_series
+from ..statistics import with_series
 
 WIDTH = 9.0  # inches, shown at 900 px: 12 points are 17 px
 DPI = 150

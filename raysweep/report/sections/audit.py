@@ -10,10 +10,10 @@ import matplotlib.image
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raysweep.report import wording
-from raysweep.report.facts import Facts, Section, name_of
-from raysweep.report.figures.style import DPI
-from raysweep.sweep.rows import FinalResult
+from ...sweep.rows import FinalResult
+from .. import wording
+from ..facts import Facts, Section, name_of
+from ..figures.style import DPI
 
 NOTABLE_IMBALANCE = 3.0
 """Largest to smallest class of the training images from which on it is worth a sentence."""

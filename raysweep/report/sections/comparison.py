@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from raysweep.report import statistics, wording
-from raysweep.report.facts import Facts, Section
-from raysweep.report.figures.cost import cost as cost_figure
-from raysweep.report.figures.curves import accuracy_by_lr, learning_curves, swept_lr
-from raysweep.report.figures.depths import accuracy_by_depth, gap_by_depth
-from raysweep.report.statistics import Group
+from .. import statistics, wording
+from ..facts import Facts, Section
+from ..figures.cost import cost as cost_figure
+from ..figures.curves import accuracy_by_lr, learning_curves, swept_lr
+from ..figures.depths import accuracy_by_depth, gap_by_depth
+from ..statistics import Group
 
 
 def accuracy(facts: Facts) -> Section | None:

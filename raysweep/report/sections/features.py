@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from raysweep.report import wording
-from raysweep.report.facts import Facts, Section
-from raysweep.sweep.ledger import FEATURES, Row, Run
+from ...sweep.ledger import FEATURES, Row, Run
+from .. import wording
+from ..facts import Facts, Section
 
 
 def features(facts: Facts) -> Section | None:

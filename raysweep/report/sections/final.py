@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from raysweep.report import statistics, wording
-from raysweep.report.facts import Facts, Section
-from raysweep.report.figures import confusion as figures
-from raysweep.sweep.rows import FinalResult
+from ...sweep.rows import FinalResult
+from .. import statistics, wording
+from ..facts import Facts, Section
+from ..figures import confusion as figures
 
 
 def test(facts: Facts) -> Section | None:

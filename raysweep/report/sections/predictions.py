@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raysweep.report import wording
-from raysweep.report.facts import Facts, Section
-from raysweep.sweep.ledger import Row, Run
+from ...sweep.ledger import Row, Run
+from .. import wording
+from ..facts import Facts, Section
 
 COLUMNS = 6
 MOST_CLASSES = 10

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from raysweep.recipe import yaml_core
-from raysweep.report import statistics, wording
-from raysweep.report.facts import Facts, Section, name_of
-from raysweep.report.statistics import Group
+from ...recipe import yaml_core
+from .. import statistics, wording
+from ..facts import Facts, Section, name_of
+from ..statistics import Group
 
 
 def trials(facts: Facts) -> Section | None:
