@@ -175,7 +175,7 @@ def _answer(folder: Path, interrupted: bool, problem: str) -> int:
     if interrupted:
         click.echo(f"interrupted; what there was is in {path}", err=True)
         return INTERRUPTED
-    click.echo(page.answer(folder))
+    click.echo(page.answer([folder]))
     click.echo(f"report: {path}")
     if problem:
         click.echo(f"error: {problem}", err=True)

@@ -154,6 +154,16 @@ def check(data: Data) -> None:
     shape(data)
 
 
+def split_key(split: Split) -> str:
+    """16 hexadecimal digits, determined by the names of a split's images and their labels, in their order.
+
+    Results on splits of one key can be compared image by image.
+    """
+    digest = hashlib.blake2b("\0".join(split.names).encode("utf-8", "surrogateescape"), digest_size=8)
+    digest.update(split.labels.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
 def channel_statistics(images: Split, most: int = 2048) -> Statistics:
     """Channel mean and standard deviation of at most `most` images, evenly spaced, scaled to [0, 1].
 

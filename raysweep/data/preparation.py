@@ -44,6 +44,8 @@ class Preparation:
         Returns:
             (batch, 3, image_size, image_size) float32, channels last.
         """
+        if not len(images):
+            return torch.empty(0, 3, self.image_size, self.image_size, device=images.device)
         scaled = images.to(torch.float32).div_(255.0).contiguous(memory_format=torch.channels_last)
         size = (self.image_size, self.image_size)
         if scaled.shape[-2:] != size:

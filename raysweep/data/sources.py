@@ -47,7 +47,10 @@ class Images:
         return len(self.rows)
 
     def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
-        """See `Source`."""
+        """See `Source`. A rank's share may be empty."""
+        moving = training and self.batch_norm == "training"
+        if not len(positions) and not moving:
+            return tuple(values[:0] for values in self.batch(torch.zeros(1, dtype=torch.int64), None, False))
         gathered = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[positions.numpy()]]))
         if self.device.type == "cuda":
             gathered = gathered.pin_memory()
@@ -55,7 +58,7 @@ class Images:
         inputs = self.preparation(moved, None if flips is None else flips.to(self.device))
         if self.prefix is None:
             return (inputs,)
-        self.prefix.train(training and self.batch_norm == "training")
+        self.prefix.train(moving)
         with torch.no_grad():
             return tuple(self.prefix(inputs))
 
@@ -71,6 +74,8 @@ class Joined:
 
     def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
         """See `Source`."""
+        if not len(positions):
+            return self.first.batch(positions, flips, training)
         in_first = positions < len(self.first)
         parts = []
         for source, here, offset in ((self.first, in_first, 0), (self.second, ~in_first, len(self.first))):

@@ -1,4 +1,4 @@
-"""The final fit: a configuration refitted on train + val and measured once on test.
+"""A final fit: a configuration refitted on train + val and measured once on test.
 
 A Ray Train run over the machine's cores or the cluster's GPUs, as nothing else runs then.
 This is the one place that opens the test split.
@@ -19,9 +19,13 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from ..sweep.rows import Configuration, FinalResult, TrialJob
-from .jobs import job_of, scaling, sharing_of, world_of
+from .jobs import job_of, ray_folder, scaling, sharing_of, world_of
+
+CALIBRATION_BINS = 15
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..train.metrics import Predictions
 
 
@@ -40,7 +44,7 @@ def refit(job: TrialJob, chosen: Configuration, folder: Path) -> FinalResult:
         _loop,
         train_loop_config={"job": job.model_dump_json()},
         scaling_config=scaling(job),
-        run_config=ray.train.RunConfig(name=f"final-{job.name}", storage_path=job.storage),
+        run_config=ray.train.RunConfig(name=f"final-{job.name}", storage_path=str(ray_folder(job))),
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -100,10 +104,36 @@ def _scores(found: Predictions, class_names: Sequence[str], duplicated: Sequence
     classes = len(class_names)
     outputs = max(classes, int(predicted.max()) + 1)  # a kept classifier may say a class that the data set has not
     confusion = np.bincount(truth * outputs + predicted, minlength=classes * outputs).reshape(classes, outputs)
+    scores = found.scores(classes)
+    bins = calibration(found.confidence.numpy(), predicted == truth)
     return {
         **accuracy_without(predicted == truth, duplicated),
-        "test_loss": found.loss,
+        "test_loss": scores.loss,
+        "test_balanced_accuracy": scores.balanced_accuracy,
+        "test_macro_f1": scores.macro_f1,
+        "test_top5": scores.top5,
+        "test_calibration_error": sum(n * abs(right - sure) for sure, right, n in bins) / len(truth),
+        "calibration": bins,
         "test_images": len(truth),
         "class_names": list(class_names),
         "confusion": confusion[:, :classes].tolist(),
     }
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
+    """Mean confidence, accuracy and number of images in each bin of confidence that holds any.
+
+    The expected calibration error is the mean over images of the gap between the two
+    (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        confidence: (n,) probability of the predicted class.
+        right: (n,) bool.
+    """
+    import numpy as np
+    from sklearn.calibration import calibration_curve
+
+    share, mean = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS, strategy="uniform")
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=CALIBRATION_BINS)
+    return [(float(a), float(b), int(n)) for a, b, n in zip(mean, share, counts[counts > 0], strict=True)]

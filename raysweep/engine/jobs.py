@@ -8,29 +8,40 @@ in worker processes of its own. Rank 0's rows reach Tune either way.
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import ray.train
 import ray.tune
 
+from ..sweep.evidence import ImagePredictions, contributions, pack, write_predictions
 from ..sweep.rows import EpochRow, TrialJob
+from ..train.measures import Measures
 
 if TYPE_CHECKING:
     from ..train.ddp import World
+    from ..train.metrics import Predictions
     from ..train.phases import Sharing
 
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
 
 
-def run_trial(space: dict[str, Any]) -> None:
-    """The function that Ray Tune calls for a trial; `space` holds a `TrialJob` as JSON under `job`."""
+def run_trial(config: dict[str, Any], jobs: dict[str, str]) -> None:
+    """The function that Ray Tune calls for a trial.
+
+    Args:
+        config: the trial's name under `job`.
+        jobs: every `TrialJob` as JSON, by name.
+    """
     from ray.train.torch import TorchTrainer
 
+    space = {"job": jobs[config["job"]]}
     job = job_of(space)
     if job.workers == 1:
         trainer = TorchTrainer(_train, train_loop_config=space, scaling_config=ray.train.ScalingConfig(num_workers=0))
@@ -43,7 +54,7 @@ def run_trial(space: dict[str, Any]) -> None:
             scaling_config=scaling(job),
             run_config=ray.train.RunConfig(
                 name=job.name,
-                storage_path=job.storage,
+                storage_path=str(ray_folder(job)),
                 callbacks=[TuneReportCallback()],  # type: ignore[list-item]
                 failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),  # type: ignore[call-arg]
             ),
@@ -55,8 +66,13 @@ def run_trial(space: dict[str, Any]) -> None:
 
 
 def job_of(space: dict[str, Any]) -> TrialJob:
-    """The job that Tune or Train hands on."""
+    """The job that Train hands on, as JSON under `job`."""
     return TrialJob.model_validate_json(space["job"])
+
+
+def ray_folder(job: TrialJob) -> Path:
+    """Where Ray keeps its own files of the run, and trials what they share."""
+    return Path(job.folder) / "ray"
 
 
 def row_of(result: dict[str, Any]) -> EpochRow:
@@ -89,16 +105,53 @@ def sharing_of(job: TrialJob) -> Sharing:
     """What a job's trial shares with others."""
     from ..train.phases import Sharing
 
-    return Sharing(job.features, frozenset(job.stored), Path(job.storage) / "phases")
+    return Sharing(job.features, frozenset(job.stored), ray_folder(job) / "phases")
+
+
+class CountedPredictions:
+    """A trial's predictions at the epoch that it counts with, in its run folder and in its rows."""
+
+    def __init__(self, job: TrialJob, classes: int, val_key: str) -> None:
+        self.job, self.classes, self.val_key = job, classes, val_key
+        self.best_loss = math.inf
+        self.labels = np.empty(0)
+        self.found: ImagePredictions | None = None
+
+    def see(self, measures: Measures, predictions: Predictions | None) -> None:
+        """Take note of an epoch; of a shared one the predictions are there if they may count."""
+        loss = math.inf if measures.val_loss is None else measures.val_loss
+        if predictions is None or (self.job.trial.train.keep == "best_loss" and loss >= self.best_loss):
+            return
+        self.best_loss, self.labels = loss, predictions.labels.numpy()
+        self.found = ImagePredictions(
+            measures.epoch, predictions.predicted.numpy(), predictions.true_probability.numpy(), self.val_key
+        )
+        write_predictions(Path(self.job.folder), self.job.name, self.found)
+
+    def packed(self) -> str | None:
+        """What the images contribute to the objective, as text."""
+        if self.found is None:
+            return None
+        predicted, probability = self.found.predicted, self.found.true_probability
+        return pack(contributions(self.job.objective, predicted, probability, self.labels, self.classes))
 
 
 def _train(space: dict[str, Any]) -> None:
     """The training loop of one rank."""
+    from ..data.dataset import split_key
+    from ..nets.task import task_of
     from ..train.phases import Fit
 
     job = job_of(space)
     report: Callable[[dict[str, Any]], None] = ray.tune.report if job.workers == 1 else ray.train.report
     world = world_of(job)
-    for measures in Fit(job.trial, sharing_of(job), world).epochs():
-        row = EpochRow(**dict(measures), trial=job.name, workers=job.workers, device=world.device.type, pid=os.getpid())
+    fit, dataset = Fit(job.trial, sharing_of(job), world), task_of(job.trial.phases()[0]).dataset
+    counted = CountedPredictions(job, len(dataset.class_names), split_key(dataset.val))
+    where = {"trial": job.name, "workers": job.workers, "device": world.device.type, "pid": os.getpid()}
+    for measures in fit.epochs():
+        if world.rank == 0:
+            counted.see(measures, fit.predictions)
+        compared = fit.is_over or measures.epoch in job.rungs
+        evidence = counted.packed() if compared else None
+        row = EpochRow(**dict(measures), **where, over=fit.is_over, evidence=evidence)  # type: ignore[arg-type]
         report({"row": row.model_dump_json()})

@@ -18,22 +18,24 @@ from typing import Any
 import torch
 
 from ..data import audit
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, split_key
 from ..data.findings import Findings, refuse_overlap
 from ..features.decide import decide
 from ..files import write_text
 from ..nets import task
 from ..recipe import Recipe, dump
-from ..report import statistics, tables
+from ..report import page
+from ..report.answer import to_refit
 from ..sweep import ledger
 from ..sweep.choice import counted, epochs_by_phase
-from ..sweep.ledger import Ledger
+from ..sweep.evidence import write_labels
+from ..sweep.ledger import Ledger, Run
 from ..sweep.plan import PlannedTrial
 from ..sweep.progress import Display
 from . import features, final
 from .resources import Machine, this_machine
 from .session import Session, check_address
-from .trials import Jobs, last_line, run_trials
+from .trials import Jobs, last_line, run_trials, rungs_of
 
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 
@@ -80,6 +82,7 @@ def run(
         with Display(configurations) as display:
             display.say(f"{len(planned)} trials → {folder}")
             audit.write(folder, findings, dataset)
+            write_labels(folder, dataset.val.labels, len(dataset.class_names), split_key(dataset.val))
             try:
                 return _stages(recipe, planned, machine, book, display, findings)
             except KeyboardInterrupt:
@@ -98,9 +101,9 @@ def _stages(
     findings: Findings,
 ) -> Outcome:
     stored = _make_features(recipe, planned, machine, book.folder, display)
-    jobs = Jobs(recipe, machine, (book.folder / "ray").resolve(), stored)
+    jobs = Jobs(recipe, machine, book.folder.resolve(), stored, rungs_of(recipe))
     run_trials(jobs, planned, book, display)
-    return Outcome(book.folder, problem=_final(jobs, planned, book.folder, display, findings))
+    return Outcome(book.folder, problem=_finals(jobs, planned, book.folder, display, findings))
 
 
 def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | None) -> tuple[Dataset, Findings]:
@@ -152,30 +155,40 @@ def _make_features(
     return record.stored
 
 
-def _final(jobs: Jobs, planned: Sequence[PlannedTrial], folder: Path, display: Display, findings: Findings) -> str:
-    """Refit the best configuration; returns why that could not be done, or nothing."""
+def _finals(jobs: Jobs, planned: Sequence[PlannedTrial], folder: Path, display: Display, findings: Findings) -> str:
+    """Refit what is to be refitted, all of it chosen before any test image is looked at.
+
+    Returns why that could not be done, or nothing.
+    """
     found = ledger.read(folder)
-    trials = tables.trials_table(found)
-    best = statistics.best_configuration(trials) if len(trials) else None
-    if best is None:
+    answer = page.gather([found]).answer
+    if answer is None:
         return "no trial came to a result"
     if not jobs.recipe.final.enabled:
         return ""
-    chosen = next(one for one in planned if one.name == best["trial"])
+    problems = []
+    for name, group in to_refit(answer, jobs.recipe.final.of).items():
+        chosen = next(one for one in planned if one.name == group["names"][0])
+        try:
+            _refit(jobs, chosen, found, folder / ledger.FINAL / name, display, findings)
+        except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
+            problems.append(f"the final fit of {name} failed: {last_line(error) or type(error).__name__}")
+    return "; ".join(problems)
+
+
+def _refit(jobs: Jobs, chosen: PlannedTrial, found: Run, folder: Path, display: Display, findings: Findings) -> None:
+    """One final fit into its folder."""
     epochs = epochs_by_phase(counted(ledger.epoch_rows(found, chosen.name), chosen.trial.train.keep))
+    gpus = jobs.machine.gpus_per_worker(jobs.recipe)
     job = jobs.of(chosen.trial).model_copy(
         update={
             "workers": jobs.machine.final_workers(jobs.recipe),
-            "gpus": max(1.0, gpus) if (gpus := jobs.machine.gpus_per_worker(jobs.recipe)) else 0.0,  # no shared GPU
+            "gpus": max(1.0, gpus) if gpus else 0.0,  # ranks cannot share a GPU
             "refit": epochs,
             "duplicated_test": findings.duplicated_test,
         }
     )
     name = f"{chosen.configuration.backbone} depth {chosen.configuration.depth_label}"
     display.say(f"final fit: {name}, {sum(epochs)} epochs on train + val, {job.workers} workers")
-    try:
-        result = final.refit(job, chosen.configuration, folder / "final")
-    except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
-        return f"the final fit failed: {last_line(error) or type(error).__name__}"
+    result = final.refit(job, chosen.configuration, folder)
     write_text(folder / ledger.RESULT, result.model_dump_json(indent=2))
-    return ""

@@ -7,7 +7,7 @@ them one configuration after the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from ..recipe import Recipe, Trial
 from ..sweep.ledger import Ledger
 from ..sweep.plan import PlannedTrial
 from ..sweep.progress import Display
-from ..sweep.rows import State, TrialJob
-from ..sweep.rungs import Strata
-from .jobs import job_of, row_of, run_trial
+from ..sweep.rows import EpochRow, State, TrialJob, why
+from ..sweep.rungs import EarlyStopping, Entrant, Guard, Halving, milestones
+from .jobs import row_of, run_trial
 from .resources import Machine
-from .scheduler import HalvingScheduler
+from .scheduler import EarlyStoppingScheduler, JobQueue
 
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 """What a trial that only directs its workers occupies, so that it does not take their CPUs."""
@@ -35,9 +35,12 @@ class Jobs:
 
     recipe: Recipe
     machine: Machine
-    storage: Path
+    folder: Path
+    """The run folder."""
     stored: tuple[str, ...]
     """Names of the phases that read stored features."""
+    rungs: tuple[int, ...] = ()
+    """Epochs at which early stopping compares trials."""
 
     def of(self, trial: Trial) -> TrialJob:
         """A trial's job."""
@@ -48,61 +51,75 @@ class Jobs:
             workers=resources.workers_per_trial,
             cpus=resources.cpus_per_worker,
             gpus=self.machine.gpus_per_worker(self.recipe),
-            storage=str(self.storage),
+            folder=str(self.folder),
+            objective=self.recipe.objective,
+            rungs=self.rungs,
             features=self.recipe.features,
             stored=self.stored,
         )
 
 
 def run_trials(jobs: Jobs, planned: Sequence[PlannedTrial], ledger: Ledger, display: Display) -> None:
-    """Every trial through Ray Tune, the costliest first so that no lane is left with it at the end."""
+    """Every trial through Ray Tune."""
     recipe, machine = jobs.recipe, jobs.machine
     nested = recipe.resources.workers_per_trial > 1
     cpus, gpus = float(recipe.resources.cpus_per_worker), machine.gpus_per_worker(recipe)
     need = DRIVER_RESOURCES if nested else {"CPU": cpus, "GPU": gpus}
-    strata = strata_of(recipe, [one.trial for one in planned])
-    ordered = sorted(planned, key=lambda one: -one.configuration.layers)
+    rule = early_stopping(recipe, planned, jobs.rungs)
+    recorder = _Recorder(ledger, display, rule)
+    texts = {one.name: jobs.of(one.trial).model_dump_json() for one in planned}
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(run_trial, ray.tune.PlacementGroupFactory([need])),
-        param_space={"job": ray.tune.grid_search([jobs.of(one.trial).model_dump_json() for one in ordered])},
+        ray.tune.with_resources(
+            ray.tune.with_parameters(run_trial, jobs=texts), ray.tune.PlacementGroupFactory([need])
+        ),
         tune_config=ray.tune.TuneConfig(
-            scheduler=None if strata is None else HalvingScheduler(strata),
+            search_alg=JobQueue([one.name for one in in_order(planned)], rule, recorder.leave_out),
+            num_samples=len(planned),
+            scheduler=None if rule is None else EarlyStoppingScheduler(rule),
             max_concurrent_trials=machine.lanes(recipe),
             reuse_actors=not nested,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=ray.tune.RunConfig(
-            name="trials",
-            storage_path=str(jobs.storage),
-            verbose=0,
-            callbacks=[_Recorder(ledger, display, strata)],
+            name="trials", storage_path=str(jobs.folder / "ray"), verbose=0, callbacks=[recorder]
         ),
     )
     tuner.fit()
 
 
-def strata_of(recipe: Recipe, trials: Sequence[Trial]) -> Strata | None:
-    """Successive halving as the recipe asks for it; None where every trial runs to its end."""
+def in_order(planned: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    """The order in which trials start: the deepest first, so that no lane is left with a long one at the end; then
+    by seed, so that all learning rates of a depth are compared before the next seed of any starts."""
+    return sorted(planned, key=lambda one: (-one.configuration.layers, one.trial.seed, one.trial.lr))
+
+
+def rungs_of(recipe: Recipe) -> tuple[int, ...]:
+    """Epochs at which early stopping compares trials."""
+    if recipe.asha is None:
+        return ()
+    most = max(trial.epochs for trial in recipe.trials())
+    return milestones(recipe.asha.grace_epochs, most, recipe.asha.reduction_factor)
+
+
+def early_stopping(recipe: Recipe, planned: Sequence[PlannedTrial], rungs: Sequence[int]) -> EarlyStopping | None:
+    """Early stopping as the recipe asks for it; None where every trial runs to its end."""
     if recipe.asha is None:
         return None
-    within = recipe.asha.compare_within
+    if recipe.asha.guard is not None:
+        entrants = {one.name: Entrant(_all_but_rate(one.trial), one.trial.lr, one.trial.seed) for one in planned}
+        return Guard(entrants, rungs, recipe.tolerance / 100, recipe.asha.guard)
+    strata = {one.name: _stratum(one.trial, recipe.asha.compare_within) for one in planned}
+    return Halving(strata, rungs, recipe.asha.reduction_factor, f"val_{recipe.objective}")
 
-    def stratum(trial: Trial) -> Hashable:
-        fields: Mapping[str, Any] = {
-            **dict(trial.data),
-            **dict(trial.model),
-            **dict(trial.train),
-            **dict(trial),
-        }
-        return tuple(fields[axis] for axis in within)
 
-    return Strata(
-        {trial.name: stratum(trial) for trial in trials},
-        {trial.name: trial.epochs for trial in trials},
-        recipe.asha.grace_epochs,
-        recipe.asha.reduction_factor,
-    )
+def _all_but_rate(trial: Trial) -> Hashable:
+    return trial.model_copy(update={"lr": 0.0, "seed": 0})
+
+
+def _stratum(trial: Trial, within: Sequence[str]) -> Hashable:
+    fields = {**dict(trial.data), **dict(trial.model), **dict(trial.train), **dict(trial)}
+    return tuple(fields[axis] for axis in within)
 
 
 def last_line(error: Exception | str) -> str:
@@ -112,20 +129,25 @@ def last_line(error: Exception | str) -> str:
 
 
 def _name(tune_trial: TuneTrial) -> str:
-    return job_of(tune_trial.config).name
+    return str(tune_trial.config["job"])
 
 
 class _Recorder(ray.tune.Callback):
     """Writes every row that reaches the driver, and tells the display."""
 
-    def __init__(self, ledger: Ledger, display: Display, strata: Strata | None) -> None:
-        self.ledger, self.display, self.strata = ledger, display, strata
-        self.epochs: dict[str, int] = {}
+    def __init__(self, ledger: Ledger, display: Display, rule: EarlyStopping | None) -> None:
+        self.ledger, self.display, self.rule = ledger, display, rule
+        self.rows: dict[str, EpochRow] = {}
+        """The last row of each trial."""
         self.broken: list[TuneTrial] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks with the experiment; the ledger is what a run is read from."""
         return {}
+
+    def leave_out(self, name: str) -> None:
+        """A trial is not started, as early stopping has decided of it."""
+        self._end(name, "dropped", stop=self.rule.stopped[name] if self.rule else None)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self.ledger.trial(str(trial), "running")
@@ -135,15 +157,19 @@ class _Recorder(ray.tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         row = row_of(result)
-        if row.epoch > self.epochs.get(row.trial, 0):
-            self.epochs[row.trial] = row.epoch
+        before = self.rows.get(row.trial)
+        if before is None or row.epoch > before.epoch:
+            self.rows[row.trial] = row.model_copy(update={"evidence": None})
             self.ledger.epoch(row)
             self.display.row(row)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         name = str(trial)
-        stopped = self.strata is not None and name in self.strata.stopped
-        self._end(name, "stopped" if stopped else "finished", stopped_early=stopped)
+        stop = self.rule.stopped.get(name) if self.rule else None
+        if stop is None or self.rows[name].over:
+            self._end(name, "finished", stopped_early=False)
+        else:
+            self._end(name, "stopped", stopped_early=True, stop=stop)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self.broken.append(trial)  # Tune stores the error after this call
@@ -158,5 +184,6 @@ class _Recorder(ray.tune.Callback):
         self.on_step_end(0, trials)
 
     def _end(self, name: str, state: State, **more: Any) -> None:
-        self.ledger.trial(name, state, epochs_completed=self.epochs.get(name, 0), **more)
-        self.display.end(name, state, more.get("error", ""))
+        epochs = self.rows[name].epoch if name in self.rows else 0
+        self.ledger.trial(name, state, epochs_completed=epochs, **more)
+        self.display.end(name, state, why(more.get("stop")) or more.get("error", ""))

@@ -23,7 +23,7 @@ from .schema import (
     Train,
     is_weights_file,
 )
-from .values import Depth, Frozen, Statistics, depth_label
+from .values import Depth, Frozen, Objective, Statistics, depth_label
 
 __all__ = [
     "EXTRA_AXES",
@@ -37,6 +37,7 @@ __all__ = [
     "Frozen",
     "Head",
     "Model",
+    "Objective",
     "Phase",
     "Recipe",
     "RecipeError",

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from .errors import RecipeError
 from .problems import problems
 from .schema import Asha, Data, Features, Final, Head, Model, Phase, Resources, Train
-from .values import Depth, Frozen, Positive, Seed, Statistics, axis, depth_label
+from .values import Depth, Frozen, Objective, Positive, Seed, Statistics, axis, depth_label
 
 IMAGE_FIELDS = ("image_size", "normalize")
 """Fields of `data` that may differ from one backbone to the next."""
@@ -105,6 +105,12 @@ class Recipe(Frozen):
     grid: Annotated[tuple[Block, ...], BeforeValidator(axis)] = (Block(),)
     model: Model = Model()
     train: Train = Train()
+    objective: Objective = "accuracy"
+    """What configurations are raced, compared and recommended by."""
+    tolerance: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.5
+    """Percentage points (of loss: hundredths) that the user would give up for a cheaper depth."""
+    confidence: Annotated[float, Field(strict=True, gt=0.5, lt=1)] = 0.9
+    """Of the statement that a depth is enough."""
     asha: Asha | None = Asha()
     resources: Resources = Resources()
     features: Features = Features()

@@ -161,15 +161,41 @@ class Train(Frozen):
     """Trainings in a row, the optimizer fresh in each; one as the trial says when empty."""
 
 
+COMPARED_WITHIN = ("backbone", "depth", "seed")
+PLAIN_DEFAULTS = (None, COMPARED_WITHIN, list(COMPARED_WITHIN))
+"""Values of `compare_within` that ask for nothing in particular."""
+
+
 class Asha(Frozen):
     """Early stopping of hopeless trials (Li et al. 2020, arXiv:1810.05934)."""
 
     grace_epochs: Count = 3
     """No trial is stopped before it has so many epochs."""
     reduction_factor: Annotated[float, Field(strict=True, gt=1)] = 2
-    compare_within: Annotated[tuple[str, ...], BeforeValidator(listed)] = ("backbone", "depth", "seed")
-    """Trials compete only with those equal in these axes; [] is plain ASHA. With `seed` among them
-    every seed is a whole replicate of the comparison, and none is dropped for being unlucky."""
+    guard: Positive | None = 3.0
+    """Learning rates that are equal in everything else are compared image by image, over the seeds that
+    both have; one is dropped, with all its seeds, if it is behind by more than the tolerance and so many
+    standard errors at a rung, or by one standard error at its last epoch. null is plain ASHA."""
+    compare_within: Annotated[tuple[str, ...], BeforeValidator(listed)] = COMPARED_WITHIN
+    """Of plain ASHA: trials compete only with those equal in these axes; [] is the whole grid. With `seed`
+    among them every seed is a whole replicate of the comparison, and none is dropped for being unlucky.
+    Any other list than the default makes `guard` null."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _within_means_plain(cls, value: Any) -> Any:
+        """Whoever says what competes with what asks for plain ASHA."""
+        if isinstance(value, dict) and "guard" not in value and value.get("compare_within") not in PLAIN_DEFAULTS:
+            return value | {"guard": None}
+        return value
+
+    @model_validator(mode="after")
+    def _within_goes_with_plain(self) -> Asha:
+        if self.guard is not None and self.compare_within != COMPARED_WITHIN:
+            raise ValueError(
+                f"compare_within={list(self.compare_within)} is of plain ASHA; set asha.guard=null or leave guard out"
+            )
+        return self
 
 
 def _gpus(value: Any) -> Any:
@@ -209,8 +235,11 @@ class Features(Frozen):
 
 
 class Final(Frozen):
-    """The refit of the best configuration on train + val, measured once on test."""
+    """Configurations refitted on train + val and measured once on test; all are chosen on validation before."""
 
     enabled: bool = True
+    of: Literal["recommended", "best", "each-network", "all"] = "recommended"
+    """Which: the recommended one, the one with the highest score, the best depth of each network (and of each
+    value of its further axes), or every depth that was compared."""
     workers: Count | None = None
     """Workers of the refit; one for each GPU, else for each core up to 8, when null."""

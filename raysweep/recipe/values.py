@@ -14,6 +14,7 @@ Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Part = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Objective = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
 
 
 def _depth(value: Any) -> Any:

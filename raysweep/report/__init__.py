@@ -1,9 +1,9 @@
 """From run folders to tables, statistics, figures and the page; imports neither torch nor Ray.
 
-    run = raysweep.report.load("runs/quickstart-...")
-    run.depths      # a row per network and depth
-    run.trials      # a row per trial
-    run.epochs      # a row per trial and epoch
+run = raysweep.report.load("runs/quickstart-...")
+run.depths      # a row per network and depth
+run.trials      # a row per trial
+run.epochs      # a row per trial and epoch
 """
 
 from __future__ import annotations

@@ -9,20 +9,29 @@ import click
 
 from ..recipe.yaml_core import YamlError
 from ..sweep.ledger import RunFolderError
-from .page import build, compare
+from .page import answer, build, compare
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to write [default: DIR/report].")
-def main(folders: tuple[Path, ...], out: Path | None) -> None:
-    """Write the report on a run folder, or compare several."""
+@click.option("--tolerance", type=click.FloatRange(0, 100), help="Percentage points to give up for a cheaper depth.")
+@click.option(
+    "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), help="That a depth is enough."
+)
+def main(folders: tuple[Path, ...], out: Path | None, tolerance: float | None, confidence: float | None) -> None:
+    """Write the report on a run folder, or compare several; print the answer and the page's path."""
     try:
-        page = build(folders[0]) if len(folders) == 1 and out is None else compare(folders, out)
+        if len(folders) == 1 and out is None:
+            page = build(folders[0], tolerance, confidence)
+        else:
+            page = compare(folders, out, tolerance, confidence)
+        text = answer(folders, tolerance, confidence)
     except (RunFolderError, OSError, YamlError) as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
-    click.echo(page)
+    click.echo(text)
+    click.echo(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from ..sweep.ledger import Run
 from ..sweep.rows import FinalResult
-from .statistics import Recommendation
+from .answer import Answer
+
+DEPTH_COLUMNS = ("series", "depth_label")
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,29 @@ class Facts:
     runs: tuple[Run, ...]
     trials: pd.DataFrame
     epochs: pd.DataFrame
-    depths: pd.DataFrame
-    advice: Recommendation | None
-    """None if no trial completed, or if the runs were made on different images."""
+    compared: Answer | None
+    """None if no trial completed."""
+    same_data: bool = True
+    """Whether the runs are on the same data, so that they can be ranked."""
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer, where there is one to give."""
+        return self.compared if self.same_data else None
+
+    @property
+    def depths(self) -> pd.DataFrame:
+        """A row per series and depth (see `Answer.depths`); empty if no trial completed."""
+        return pd.DataFrame(columns=DEPTH_COLUMNS) if self.compared is None else self.compared.depths
 
     def count(self, *states: str) -> int:
         """Trials in any of these states."""
         return int(self.trials["state"].isin(states).sum())
 
     @property
-    def finals(self) -> list[tuple[str, FinalResult]]:
-        """Name of the run and result of each final fit."""
-        return [(name_of(run), run.final) for run in self.runs if run.final]
+    def finals(self) -> list[tuple[Run, str, FinalResult]]:
+        """Run, name and result of each final fit."""
+        return [(run, name, result) for run in self.runs for name, result in run.finals.items()]
 
 
 @dataclass(frozen=True)

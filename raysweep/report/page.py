@@ -14,9 +14,10 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from ..files import write_text
+from ..files import write_bytes, write_text
 from ..sweep.ledger import Run, read
-from . import statistics, tables, wording
+from . import groups, sentences, tables, wording
+from .answer import answer_of, question_of
 from .facts import Facts, Section, name_of
 from .figures.style import png
 from .sections import comparison, final, trials
@@ -25,7 +26,8 @@ from .sections.features import features
 from .sections.predictions import classes, samples
 
 SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
-    comparison.accuracy,
+    comparison.differences,
+    comparison.score,
     comparison.overfitting,
     comparison.cost,
     comparison.depths,
@@ -34,7 +36,9 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     samples,
     final.confusion,
     classes,
+    final.calibration,
     comparison.curves,
+    comparison.losses,
     comparison.rates,
     features,
     trials.trials,
@@ -42,44 +46,53 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     trials.provenance,
 )
 """The page from top to bottom."""
-COMPARABLE = ("dataset", "root", "limit", "val_fraction", "test_fraction", "split_seed")
-"""Runs equal in these fields of `data` are measured on the same validation images."""
+SAME_DATA = ("dataset", "root")
+"""Runs equal in these fields of `data` can be ranked."""
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, tolerance: float | None = None, confidence: float | None = None) -> Path:
     """Write the report on one run folder; returns its index.html.
+
+    Args:
+        folder: of the run.
+        tolerance: percentage points, instead of the recipe's.
+        confidence: instead of the recipe's.
 
     Raises:
         RunFolderError: the folder holds no run.
     """
-    return _write(gather([read(folder)]), folder / "report")
+    return _write(gather([read(folder)], tolerance, confidence), folder / "report", folder / "results.csv")
 
 
-def answer(folder: Path) -> str:
-    """The report's answer in a sentence."""
-    return headline(gather([read(folder)]))
+def answer(folders: Sequence[Path], tolerance: float | None = None, confidence: float | None = None) -> str:
+    """The report's answer: what to train, and what to run next if that is not decided."""
+    facts = gather([read(folder) for folder in folders], tolerance, confidence)
+    return " ".join(filter(None, (headline(facts), next_step(facts))))
 
 
-def compare(folders: Sequence[Path], out: Path | None = None) -> Path:
+def compare(
+    folders: Sequence[Path], out: Path | None = None, tolerance: float | None = None, confidence: float | None = None
+) -> Path:
     """Write one report on several runs, by default into the first one's report/compare/; returns its index.html."""
-    return _write(gather([read(folder) for folder in folders]), out or folders[0] / "report" / "compare")
+    out = out or folders[0] / "report" / "compare"
+    return _write(gather([read(folder) for folder in folders], tolerance, confidence), out, out / "results.csv")
 
 
-def gather(runs: Sequence[Run]) -> Facts:
+def gather(runs: Sequence[Run], tolerance: float | None = None, confidence: float | None = None) -> Facts:
     """The tables over one run or several, in which `run` tells them apart."""
-    table = statistics.with_series(pd.concat([tables.trials_table(run) for run in runs], ignore_index=True))
+    table = groups.with_series(pd.concat([tables.trials_table(run) for run in runs], ignore_index=True))
     epochs = pd.concat([tables.epochs_table(run) for run in runs], ignore_index=True)
-    advice = statistics.recommend(table) if _comparable(runs) else None
-    return Facts(tuple(runs), table, epochs, statistics.by_depth(table), advice)
+    found = answer_of(table, runs, question_of(runs[0], tolerance, confidence))
+    return Facts(tuple(runs), table, epochs, found, _same_data(runs))
 
 
 def headline(facts: Facts) -> str:
-    """The answer in a sentence, or why there is none."""
-    if facts.advice:
-        return facts.advice.sentence
-    if not _comparable(facts.runs):
-        return "These runs were made on different images: they are shown side by side and not ranked."
-    best = statistics.best_configuration(facts.trials)
+    """The answer in a few sentences, or why there is none."""
+    if facts.answer:
+        return sentences.headline(facts.answer)
+    if not facts.same_data:
+        return "These runs were made on different data: they are shown side by side and not ranked."
+    best = groups.furthest(facts.trials)
     if best is None:
         return "Nothing has finished: no trial has completed an epoch, so there is nothing to compare."
     return (
@@ -87,6 +100,11 @@ def headline(facts: Facts) -> str:
         f"accuracy {wording.percent(best['val_accuracy'])} after {best['epochs_completed']} of "
         f"{wording.count(int(best['epochs_planned']), 'epoch')}."
     )
+
+
+def next_step(facts: Facts) -> str:
+    """What to run next to decide what is open; empty where nothing is."""
+    return sentences.next_run(facts.answer, facts.runs[0].about) if facts.answer else ""
 
 
 def reservations(facts: Facts) -> Iterator[str]:
@@ -98,27 +116,34 @@ def reservations(facts: Facts) -> Iterator[str]:
     if failed := facts.count("failed"):
         yield f"{wording.count(failed, 'trial')} failed; the errors are at the end of this page."
     finished = set(zip(facts.depths["series"], facts.depths["depth_label"], strict=True))
-    places = statistics.records(facts.trials.drop_duplicates(["series", "depth_label"]))
+    places = groups.records(facts.trials.drop_duplicates(["series", "depth_label"]))
     bare = [place for place in places if (place["series"], place["depth_label"]) not in finished]
     if bare and finished:
         names = "; ".join(f"{place['series']} at {wording.depth_name(place['depth_label'])}" for place in bare)
         yield f"Missing from the comparison, for want of a finished trial: {names}."
-    if facts.advice:
-        yield from facts.advice.notes
+    if facts.answer:
+        yield from sentences.notes(facts.answer, groups.records(facts.trials[["series", "depth_label", "lr"]]))
 
 
 def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """The tiles at the top: a number, what it is, a remark."""
-    if facts.advice:
-        best = facts.advice.best
-        where = f"{best['series']}, {wording.depth_name(best['depth_label'])}"
-        yield wording.plus_minus(best["val_accuracy"], best["standard_error"]), "best validation accuracy", where
+    if facts.answer:
+        pick, verdict = facts.answer.recommended, facts.answer.verdict
+        where = f"{pick['series']}, {wording.depth_name(pick['depth_label'])}"
+        what = f"expected validation {facts.answer.question.objective.replace('_', ' ')}"
+        yield sentences.expected(facts.answer), what, f"{where}; measured {sentences.measured(facts.answer)}"
+        status = "decided" if verdict.is_decided else "undecided"
+        yield (
+            status,
+            f"at {facts.answer.question.tolerance:g} points of tolerance",
+            sentences.errors_apart(facts.answer),
+        )
     if len(facts.finals) == 1:
-        result = facts.finals[0][1]
-        error = statistics.binomial_error(result.test_accuracy, result.test_images)
+        _, _, result = facts.finals[0]
+        error = groups.binomial_error(result.test_accuracy, result.test_images)
         where = f"{result.backbone}, {wording.depth_name(result.depth_label)}"
         yield wording.plus_minus(result.test_accuracy, error), "test accuracy of the final fit", where
-    rest = {"stopped early": facts.count("stopped"), "failed": facts.count("failed")}
+    rest = {"stopped early": facts.count("stopped", "dropped"), "failed": facts.count("failed")}
     rest["not finished"] = facts.count("planned", "running", "interrupted")
     remark = ", ".join(f"{number} {word}" for word, number in rest.items() if number)
     yield f"{facts.count('finished')} of {len(facts.trials)}", "trials finished", remark
@@ -127,7 +152,7 @@ def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
     training = wording.duration(facts.trials["seconds"].sum())
     yield training, "training, summed over trials", f"{wall} from the first trial's start to the last one's end"
     images = facts.trials["val_images"].max()
-    test = f"{facts.finals[0][1].test_images:,} test images" if len(facts.finals) == 1 else ""
+    test = f"{facts.finals[0][2].test_images:,} test images" if len(facts.finals) == 1 else ""
     if not pd.isna(images):
         yield f"{images:,.0f}", "validation images", test
 
@@ -135,34 +160,36 @@ def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
 def summary(facts: Facts, shown: Sequence[Section]) -> str:
     """The answer, the tables of depths and tests, and links to the figures, as Markdown."""
     lines = [f"# {_markdown(_title(facts))}", "", _markdown(headline(facts)), ""]
+    lines += [_markdown(next_step(facts)), ""] if next_step(facts) else []
     lines += [f"- {_markdown(text)}" for text in reservations(facts)]
     for section in (section for section in shown if section.title in ("Depths", "Test")):
         head = list(section.table[0])
         cells = [head, ["---"] * len(head), *([_markdown(cell) for cell in row.values()] for row in section.table)]
         lines += ["", f"## {section.title}", "", *(f"| {' | '.join(row)} |" for row in cells)]
-    lines += ["", *(f"![{section.title}]({section.file})" for section in shown if section.figure)]
+    lines += ["", *(f"![{section.title}](figures/{section.file})" for section in shown if section.figure)]
     return "\n".join(lines) + "\n"
 
 
-def _write(facts: Facts, out: Path) -> Path:
+def _write(facts: Facts, out: Path, table: Path) -> Path:
     """Write page, figures, summary and table; returns index.html."""
     out.mkdir(parents=True, exist_ok=True)
     shown = [section for make in SECTIONS if (section := make(facts)) is not None]
     images = {section.file: png(section.figure) for section in shown if section.figure}
     for name, image in images.items():
-        (out / name).write_bytes(image)
+        write_bytes(out / "figures" / name, image)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raysweep.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
         title=_title(facts),
         headline=headline(facts),
+        next_step=next_step(facts),
         reservations=list(reservations(facts)),
         numbers=list(key_numbers(facts)),
         sections=shown,
         images={name: base64.b64encode(image).decode() for name, image in images.items()},
     )
-    write_text(out / "results.csv", facts.trials.to_csv(index=False))
+    write_text(table, facts.trials.to_csv(index=False))
     write_text(out / "summary.md", summary(facts, shown))
     write_text(out / "index.html", page)
     return out / "index.html"
@@ -172,9 +199,9 @@ def _title(facts: Facts) -> str:
     return " and ".join(name_of(run) for run in facts.runs)
 
 
-def _comparable(runs: Sequence[Run]) -> bool:
+def _same_data(runs: Sequence[Run]) -> bool:
     data = [(run.about.get("recipe") or {}).get("data") or {} for run in runs]
-    return len({json.dumps([each.get(name) for name in COMPARABLE]) for each in data}) <= 1
+    return len({json.dumps([each.get(name) for name in SAME_DATA]) for each in data}) <= 1
 
 
 def _markdown(text: str) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 import pandas as pd
 
 from ..sweep.ledger import Row, Run
+from ..sweep.rows import Stop, why
 
 CONFIG = ("trial", "backbone", "depth", "depth_label", "layers", "lr", "seed")
 """What names a trial, but for the extra axes of its grid."""
-SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-"""Measured after every epoch, in eval mode; accuracies are fractions from 0 to 1."""
+KINDS_OF_SCORE = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top5")
+SCORES = tuple(f"{split}_{kind}" for split in ("train", "val") for kind in KINDS_OF_SCORE)
+"""Measured after every epoch, in eval mode but for train_loss; all but losses are fractions from 0 to 1."""
 FACTS = ("trainable_parameters", "total_parameters", "trainable_tensors", "workers", "val_images", "cached")
 AXES = (
     *("weights", "head", "batch_norm", "image_size", "normalize", "epochs", "batch_size", "optimizer", "weight_decay"),
@@ -28,12 +30,12 @@ AXES = (
 NULL = "null"
 """How a table holds an axis's null, which is a value as any other; an empty cell is an axis that the trial lacks."""
 PROGRESS = ("state", "epochs_planned", "epochs_completed", "stopped_early")
-OUTCOME = (*SCORES, "gap", "best_epoch", "best_val_accuracy", "seconds", "error")
+OUTCOME = (*SCORES, "gap", "best_epoch", "best_val_accuracy", "seconds", "prefix_seconds", "error", "why_stopped")
 BY_EPOCH = ("epoch", "phase", "val_by_step")
 """What the epochs table has beside scores and seconds, and the trials table has not."""
 COLUMNS = (*CONFIG, *PROGRESS, *OUTCOME, *FACTS)
 """Columns of the trials table; beside these it has `run` and one for each extra axis."""
-TEXT = ("trial", "backbone", "depth", "depth_label", "state", "error", "stopped_early", "cached")
+TEXT = ("trial", "backbone", "depth", "depth_label", "state", "error", "why_stopped", "stopped_early", "cached")
 
 
 def epochs_table(run: Run) -> pd.DataFrame:
@@ -54,12 +56,16 @@ def trials_table(run: Run) -> pd.DataFrame:
     """One row per trial, planned ones included.
 
     Scores are those of the last epoch; `gap` is train minus validation accuracy there,
-    both in eval mode; `seconds` is the sum over epochs; `best_epoch` is the first with the
+    both in eval mode; `seconds` is the sum over epochs, `prefix_seconds` the trial's share of the prefix pass that
+    was made for several; `best_epoch` is the first with the
     highest validation accuracy.
     """
-    notes, histories = _notes(run), _histories(run)
+    notes, histories, shares = _notes(run), _histories(run), _prefix_shares(run)
     names = dict.fromkeys([*notes, *histories])
-    rows = [_trial(notes.get(name, {}), histories.get(name, [])) for name in names]
+    rows = [
+        _trial(notes.get(name, {}), histories.get(name, [])) | {"prefix_seconds": shares.get(name, 0.0)}
+        for name in names
+    ]
     extra = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
     table = pd.DataFrame(rows, columns=[*CONFIG, *extra, *PROGRESS, *OUTCOME, *FACTS])
     for column in [column for column in COLUMNS if column not in TEXT]:
@@ -74,6 +80,17 @@ def _histories(run: Run) -> dict[str, list[Row]]:
     for row in run.epochs:
         histories.setdefault(row["trial"], {})[row["epoch"]] = row
     return {trial: [rows[epoch] for epoch in sorted(rows)] for trial, rows in histories.items()}
+
+
+def _prefix_shares(run: Run) -> dict[str, float]:
+    """Seconds of one process that the prefix pass of each trial's cut takes, shared among the trials that read it."""
+    shares: dict[str, float] = {}
+    for decision in (run.features or {}).get("decisions", []):
+        if decision["store"]:
+            seconds = decision["images_computed"] * decision["prefix_ms_per_image"] / 1000
+            for trial in decision["trials"]:
+                shares[trial] = shares.get(trial, 0.0) + seconds / len(decision["trials"])
+    return shares
 
 
 def _notes(run: Run) -> dict[str, Row]:
@@ -95,10 +112,12 @@ def _trial(note: Row, history: list[Row]) -> Row:
         key: NULL if row[key] is None and key in axes else _plain(row[key]) for key in row if key in axes or key in AXES
     }
     planned, done = row.get("epochs_planned"), len(history)
-    state = _state(note.get("state"), complete=planned is not None and done >= planned)
-    row |= {"state": state, "epochs_completed": done, "stopped_early": state == "stopped"}
+    complete = bool(history and history[-1].get("over")) or (planned is not None and done >= planned)
+    state = _state(note.get("state"), complete)
+    row |= {"state": state, "epochs_completed": done, "stopped_early": state in ("stopped", "dropped")}
     row["depth_label"] = row.get("depth_label") or _label(row.get("depth"))
     row["error"] = note.get("error") if state == "failed" else None
+    row["why_stopped"] = why(Stop.model_validate(note["stop"])) if note.get("stop") else None
     row["seconds"] = sum(epoch.get("seconds") or 0.0 for epoch in history) if history else None
     return row | _best(history) | _gap(last)
 
@@ -107,12 +126,13 @@ def _counted(history: list[Row], keep: str | None) -> Row:
     """The epoch that a trial counts with: its last, or with `keep` best_loss that of the lowest validation loss."""
     if keep != "best_loss":
         return history[-1] if history else {}
-    return min(history, key=lambda row: row.get("val_loss", math.inf), default={})
+    finite = [row for row in history if math.isfinite(row.get("val_loss", math.inf))]
+    return min(finite or history[:1], key=lambda row: row.get("val_loss", math.inf), default={})
 
 
 def _state(noted: str | None, complete: bool) -> str:
     """A trial whose last epoch is written has finished, even if the sweep was killed before it could say so."""
-    if complete and noted not in ("stopped", "failed"):
+    if complete and noted not in ("stopped", "dropped", "failed"):
         return "finished"
     return noted or "interrupted"
 

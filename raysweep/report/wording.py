@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Group = Mapping[str, Any]
-"""A row of `raysweep.report.statistics.by_depth`."""
+"""A row of `Answer.depths`."""
 
 
 def missing(value: Any) -> bool:
@@ -25,11 +25,26 @@ def plus_minus(fraction: float, error: float) -> str:
     return percent(fraction) if missing(error) else f"{percent(fraction)} ± {100 * error:.1f}"
 
 
-def points(fraction: float, error: float | None = None) -> str:
+def points(fraction: float | None, error: float | None = None) -> str:
     """0.948, 0.004 → 94.8 ± 0.4, for a column whose heading has the unit."""
-    if missing(fraction):
+    if fraction is None or missing(fraction):
         return "–"
     return f"{100 * fraction:.1f}" + ("" if error is None or missing(error) else f" ± {100 * error:.1f}")
+
+
+def decimals(number: float | None) -> str:
+    """A loss, to three decimals."""
+    return "–" if number is None or missing(number) else f"{number:.3f}"
+
+
+def scaled(row: Group, column: str, scale: float) -> str:
+    """A column in percent, or a loss."""
+    return points(row[column]) if scale == 100 else decimals(row[column])
+
+
+def sentence_case(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def duration(seconds: float | None) -> str:

@@ -1,7 +1,7 @@
 """The final model as files that anyone can load: safetensors and JSON, nothing pickled.
 
-    classify = raysweep.sweep.export.load("runs/quickstart-.../final")
-    print(classify(["a.png", "b.png"]))
+classify = raysweep.sweep.export.load("runs/quickstart-.../final")
+print(classify(["a.png", "b.png"]))
 """
 
 from __future__ import annotations

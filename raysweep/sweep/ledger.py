@@ -26,7 +26,9 @@ Row = dict[str, Any]
 """A line of a file, as it is on disk."""
 
 RECIPE, EPOCHS, TRIALS, FEATURES = "recipe.yaml", "epochs.jsonl", "trials.jsonl", "features.json"
-RESULT = Path("final") / "result.json"
+FINAL, RESULT = "final", "result.json"
+FIRST_EDITION = ""
+"""Name of the one final fit of a run of the first edition, whose files are in final/ itself."""
 
 
 class RunFolderError(OSError):
@@ -44,8 +46,14 @@ class Run:
     """Rows of epochs.jsonl, in order of arrival."""
     trials: list[Row]
     """Rows of trials.jsonl, in order of arrival."""
-    final: FinalResult | None
-    """final/result.json, if the final fit was made."""
+    features: Row | None
+    """features.json, if it is there."""
+    finals: dict[str, FinalResult]
+    """The final fits that were made, by name: final/<name>/result.json."""
+
+    def final_folder(self, name: str) -> Path:
+        """Where the model of a final fit is."""
+        return self.folder / FINAL if name == FIRST_EDITION else self.folder / FINAL / name
 
 
 class Ledger:
@@ -98,7 +106,7 @@ class Ledger:
 
     def epoch(self, row: EpochRow) -> None:
         """Append a row to epochs.jsonl."""
-        unsaid = {name for name in ("val_by_step", "shared") if not getattr(row, name)}
+        unsaid = {name for name in ("val_by_step", "shared", "over") if not getattr(row, name)}
         plain = row.model_dump(mode="json", exclude_none=True, exclude=unsaid)
         self._append(EPOCHS, self._columns.get(row.trial, {}) | plain | {"time": row.time or time.time()})
 
@@ -121,13 +129,14 @@ def read(folder: Path) -> Run:
     about = folder / RECIPE
     if not about.is_file():
         raise RunFolderError(f"{folder} holds no run (no {RECIPE}); give a run folder such as runs/quickstart-…")
-    result = folder / RESULT
+    features = folder / FEATURES
     return Run(
         folder=folder,
         about=yaml_core.loads(about.read_text(encoding="utf-8")),
         epochs=_rows(folder / EPOCHS),
         trials=_rows(folder / TRIALS),
-        final=FinalResult.model_validate_json(result.read_text(encoding="utf-8")) if result.is_file() else None,
+        features=json.loads(features.read_text(encoding="utf-8")) if features.is_file() else None,
+        finals=_finals(folder / FINAL),
     )
 
 
@@ -136,6 +145,16 @@ def epoch_rows(run: Run, trial: str) -> list[EpochRow]:
     rows = {row["epoch"]: row for row in run.epochs if row["trial"] == trial}
     known = EpochRow.model_fields
     return [EpochRow.model_validate({key: row[key] for key in row if key in known}) for _, row in sorted(rows.items())]
+
+
+def _finals(folder: Path) -> dict[str, FinalResult]:
+    found = sorted([*folder.glob(RESULT), *folder.glob(f"*/{RESULT}")])
+    return {
+        FIRST_EDITION if path.parent == folder else path.parent.name: FinalResult.model_validate_json(
+            path.read_text(encoding="utf-8")
+        )
+        for path in found
+    }
 
 
 def _rows(path: Path) -> list[Row]:

@@ -58,7 +58,7 @@ class Display:
         self.last[row.trial] = row
 
     def end(self, trial: str, state: str, reason: str = "") -> None:
-        """A trial ended: finished, stopped or failed."""
+        """A trial ended: finished, stopped, dropped or failed."""
         self.running.pop(trial, None)
         self.ended[trial] = state
         if not self.console.is_terminal or state == "failed":
@@ -82,7 +82,7 @@ class Display:
         bar = Progress(
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), expand=False
         )
-        stopped = sum(state == "stopped" for state in self.ended.values())
+        stopped = sum(state in ("stopped", "dropped") for state in self.ended.values())
         left = f"{stopped} stopped early, {self._time_left()}"
         bar.add_task(left, total=len(self.trials), completed=len(self.ended))
         lines = [self._line(trial, "running", "") for trial in list(self.running)[:MOST_RUNNING]]

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from ..recipe import Depth, Features, Frozen, Trial
+from ..recipe import Depth, Features, Frozen, Objective, Trial
 from ..train.measures import Measures
 
-State = Literal["planned", "running", "finished", "stopped", "failed", "interrupted"]
-"""planned → running → finished (all its epochs, or out of patience) | stopped (by ASHA)
-| failed (an error) | interrupted (the sweep ended first)."""
+State = Literal["planned", "running", "finished", "stopped", "dropped", "failed", "interrupted"]
+"""planned → running → finished (all its epochs, or out of patience) | stopped (by early stopping)
+| failed (an error) | interrupted (the sweep ended first); planned → dropped (by early stopping, never started)."""
 
 
 class Versioned(Frozen):
@@ -70,8 +70,11 @@ class TrialJob(Versioned):
     """Threads of each."""
     gpus: float
     """Of each."""
-    storage: str
-    """Folder for Ray Train's own files and for what trials share."""
+    folder: str
+    """The run folder."""
+    objective: Objective
+    rungs: tuple[int, ...] = ()
+    """Epochs at which early stopping compares trials."""
     features: Features
     stored: tuple[str, ...] = ()
     """Names of the phases that read stored features."""
@@ -91,6 +94,24 @@ class EpochRow(Measures):
     pid: int
     time: float | None = None
     """Seconds since 1970 at which the driver had it."""
+    evidence: str | None = None
+    """At a rung and at the trial's last epoch: what each validation image contributes to the objective
+    at the epoch that the trial would count with (see `evidence.pack`)."""
+    over: bool = False
+    """Whether this is the trial's last epoch."""
+
+
+class Stop(Versioned):
+    """Why early stopping ended a trial: it was behind another configuration."""
+
+    epoch: int
+    """At which the two were compared."""
+    against: str
+    """The other configuration in words, such as `lr 0.001`."""
+    behind: float | None = None
+    """By how much of the objective; None for plain ASHA, which compares ranks."""
+    error: float | None = None
+    """Standard error of that."""
 
 
 class TrialRow(Versioned):
@@ -103,6 +124,8 @@ class TrialRow(Versioned):
     epochs_completed: int | None = None
     stopped_early: bool | None = None
     error: str | None = None
+    stop: Stop | None = None
+    """Of a stopped or dropped trial."""
 
 
 class FinalResult(Versioned):
@@ -130,3 +153,19 @@ class FinalResult(Versioned):
     class_names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Test images by true class and by predicted class."""
+    test_balanced_accuracy: float | None = None
+    test_macro_f1: float | None = None
+    test_top5: float | None = None
+    test_calibration_error: float | None = None
+    """Expected calibration error (see `calibration`)."""
+    calibration: tuple[tuple[float, float, int], ...] = ()
+    """For bins of confidence that hold test images: mean confidence, accuracy, number of images."""
+
+
+def why(stop: Stop | None) -> str:
+    """Why early stopping ended a trial, in words."""
+    if stop is None:
+        return ""
+    if stop.behind is None:
+        return f"behind {stop.against}"
+    return f"{100 * stop.behind:.1f} ± {100 * (stop.error or 0):.1f} points behind {stop.against} at epoch {stop.epoch}"

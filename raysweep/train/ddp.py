@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -49,15 +50,22 @@ def parallel(suffix: nn.Module, world: World) -> nn.Module:
         return suffix
     options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     if world.device.type == "cuda":
-        suffix = nn.SyncBatchNorm.convert_sync_batchnorm(suffix)
         options["device_ids"] = [world.device]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.14 renames broadcast_buffers, 2.9 has no other name
         return DistributedDataParallel(suffix, **options)
 
 
+def synchronised(network: nn.Module, world: World) -> nn.Module:
+    """The network with batch norm over all ranks of GPUs; on CPUs `synchronised_batch_norm` sees to it.
+
+    timm's converter, for PyTorch's own takes the activation out of timm's BatchNormAct2d.
+    """
+    return convert_sync_batchnorm(network) if world.size > 1 and world.device.type == "cuda" else network
+
+
 def synchronised_batch_norm(world: World) -> AbstractContextManager[Any]:
-    """A context in which batch norm uses the statistics of the whole batch; on GPUs `parallel` has seen to it."""
+    """A context in which batch norm on CPUs uses the statistics of the whole batch."""
     return _BatchNormOverRanks() if world.size > 1 and world.device.type == "cpu" else nullcontext()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,8 +24,9 @@ from ..nets.layers import set_modes
 from ..recipe import Train, Trial
 from .ddp import World, autocast, parallel, synchronised_batch_norm
 from .measures import Measures, StepMeasures
-from .metrics import Labelled, predict
+from .metrics import Labelled, Predictions, predict
 from .optim import optimizer_of, schedule_of
+from .randomness import Draws
 
 
 class DivergedError(ArithmeticError):
@@ -40,7 +42,9 @@ class Training:
             frozen parameters have requires_grad False.
         training: the images to learn from.
         validation: the images to measure on; None for the final fit, which then measures nothing.
+        classes: how many there are.
         world: the ranks that train together.
+        draws: what the suffix's dropout draws from; None where it draws nothing.
         first_epoch: number of the first epoch, after earlier phases.
         halt: epochs after which to stop, fewer than the phase has; its schedule stays as long as it is.
     """
@@ -51,12 +55,15 @@ class Training:
         suffix: nn.Module,
         training: Labelled,
         validation: Labelled | None,
+        classes: int,
         world: World | None = None,
+        draws: Draws | None = None,
         first_epoch: int = 1,
         halt: int | None = None,
     ) -> None:
         self.phase, self.settings, self.world = phase, phase.train, world or World()
-        self.suffix, self.training, self.validation = suffix, training, validation
+        self.suffix, self.training, self.validation, self.classes = suffix, training, validation, classes
+        self.draws = draws or Draws(self.world)
         self.first_epoch = first_epoch
         self.last = self.settings.epochs if halt is None else min(halt, self.settings.epochs)
         self.trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
@@ -69,6 +76,13 @@ class Training:
         self.epochs_done = 0
         self.steps_done = 0
         self.patience = Patience(self.settings.patience)
+        self.predictions: Predictions | None = None
+        """Of the validation images, after the last epoch."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no further epoch to train."""
+        return self.epochs_done >= self.last or self.patience.is_out
 
     def epochs(self) -> Iterator[Measures]:
         """Train from where it stands, yielding what was measured after every epoch.
@@ -76,7 +90,7 @@ class Training:
         Raises:
             DivergedError: a loss became infinite or not a number.
         """
-        while self.epochs_done < self.last and not self.patience.is_out:
+        while not self.is_over:
             yield self._epoch()
 
     def _epoch(self) -> Measures:
@@ -88,8 +102,9 @@ class Training:
         count, size = len(self.training), self.settings.batch_size
         flip = "hflip" in self.phase.data.augment
         for number, (batch, flips) in enumerate(batches(count, size, self.phase.seed, epoch, flip), start=1):
-            torch.manual_seed(mix(self.phase.seed, epoch, number, self.world.rank))  # of dropout
-            loss_sum += self._step(batch, flips)
+            self.draws.begin(mix(self.phase.seed, epoch, number), len(batch))
+            with synchronised_batch_norm(self.world):
+                loss_sum += self._step(batch, flips)
             self.steps_done += 1
             if self._validates_now():
                 between.append(self._validate_between(epoch - 1 + number / -(-count // size)))
@@ -112,13 +127,11 @@ class Training:
         inputs = self.training.source.batch(own, None if flips is None else self.world.share(flips), training=True)
         labels = self.training.labels[own].to(self.world.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        with synchronised_batch_norm(self.world):
-            with autocast(self.settings, self.world.device):
-                scores = self.model(*inputs)
-                smoothing = self.settings.label_smoothing
-                loss = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=smoothing)
-            # gradients are averaged over ranks; the step wants their sum over the whole batch's size
-            self.scaler.scale(loss * (self.world.size / len(batch))).backward()
+        with autocast(self.settings, self.world.device):
+            scores = self.model(*inputs)
+            loss = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing)
+        # gradients are averaged over ranks; the step wants their sum over the whole batch's size
+        self.scaler.scale(loss * (self.world.size / len(batch))).backward()
         if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
@@ -141,14 +154,13 @@ class Training:
         """Scores on the training sample and on the validation images, by their names in `Measures`."""
         if self.validation is None:
             return {}
-        train = predict(self.suffix, self.training, self.settings, self.world, self.sample)
-        val = predict(self.suffix, self.validation, self.settings, self.world)
-        loss = self._finite(val.loss, "validation", epoch)
-        self.patience.see(loss)
+        train = predict(self.suffix, self.training, self.settings, self.world, self.sample).scores(self.classes)
+        self.predictions = predict(self.suffix, self.validation, self.settings, self.world)
+        val = self.predictions.scores(self.classes)
+        self.patience.see(self._finite(val.loss, "validation", epoch))
         return {
-            "train_accuracy": train.accuracy,
-            "val_loss": loss,
-            "val_accuracy": val.accuracy,
+            **{f"val_{name}": value for name, value in asdict(val).items()},
+            **{f"train_{name}": value for name, value in asdict(train).items() if name != "loss"},
             "val_images": len(self.validation),
         }
 

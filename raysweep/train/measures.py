@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..recipe import Frozen
 
+TOP5_CLASSES = 10
+"""Classes from which on the five likeliest are worth a column."""
+
 
 class StepMeasures(Frozen):
     """Validation within an epoch (`train.validate_every_steps`)."""
@@ -29,8 +32,17 @@ class Measures(Frozen):
     """Mean over the epoch's own steps, in training mode, with label smoothing."""
     train_accuracy: float | None = None
     """In eval mode after the epoch, like what follows; None in a refit, which has no validation images."""
+    train_balanced_accuracy: float | None = None
+    """Mean over classes of the share of their images that is predicted right."""
+    train_macro_f1: float | None = None
+    """Mean over classes of F1."""
+    train_top5: float | None = None
+    """Share of images whose class is among the five likeliest; None for fewer than `TOP5_CLASSES` classes."""
     val_loss: float | None = None
     val_accuracy: float | None = None
+    val_balanced_accuracy: float | None = None
+    val_macro_f1: float | None = None
+    val_top5: float | None = None
     val_images: int | None = None
     val_by_step: tuple[StepMeasures, ...] = ()
     cached: bool = False

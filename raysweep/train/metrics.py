@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.sources import Source
 from ..recipe import Train
 from .ddp import World, autocast
+from .measures import TOP5_CLASSES
 
 EVAL_BATCH = 128
 """Least number of images in a forward pass of evaluation."""
@@ -29,6 +31,19 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What predictions amount to."""
+
+    loss: float
+    """Mean cross-entropy."""
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    top5: float | None
+    """None for fewer than `TOP5_CLASSES` classes."""
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Of n images, in their order, on the CPU, the same on every rank."""
 
@@ -40,6 +55,8 @@ class Predictions:
     """(n,) float64, probability of the predicted class."""
     losses: Tensor
     """(n,) float64, cross-entropy: minus the logarithm of the true class's probability."""
+    in_top5: Tensor
+    """(n,) bool, whether the true class is among the five likeliest."""
 
     @property
     def loss(self) -> float:
@@ -50,6 +67,19 @@ class Predictions:
     def accuracy(self) -> float:
         """Share of images that are predicted right."""
         return float((self.predicted == self.labels).double().mean())
+
+    @property
+    def true_probability(self) -> Tensor:
+        """(n,) float64, probability of the true class."""
+        return (-self.losses).exp()
+
+    def scores(self, classes: int) -> Scores:
+        """All scores; macro-F1 is over so many classes, balanced accuracy over those that occur."""
+        _, recall, f1, support = precision_recall_fscore_support(
+            self.labels.numpy(), self.predicted.numpy(), labels=range(classes), zero_division=0.0
+        )
+        top5 = float(self.in_top5.double().mean()) if classes >= TOP5_CLASSES else None
+        return Scores(self.loss, self.accuracy, float(recall[support > 0].mean()), float(f1.mean()), top5)
 
 
 @torch.no_grad()
@@ -68,7 +98,7 @@ def predict(
     suffix.eval()
     wanted = torch.arange(len(split)) if positions is None else positions
     labels = split.labels[wanted]
-    found = torch.zeros(3, len(wanted), dtype=torch.float64)
+    found = torch.zeros(4, len(wanted), dtype=torch.float64)
     own = world.share(torch.arange(len(wanted)))
     for chunk in own.split(settings.eval_batch_size or max(settings.batch_size, EVAL_BATCH)):
         if len(chunk):
@@ -77,6 +107,7 @@ def predict(
                 scores = suffix(*inputs).float().cpu()
             confidence, predicted = scores.softmax(1).max(1)
             losses = F.cross_entropy(scores, labels[chunk], reduction="none")
-            found[:, chunk] = torch.stack([predicted.double(), confidence.double(), losses.double()])
-    predicted, confidence, losses = world.sum(found)
-    return Predictions(labels, predicted.long(), confidence, losses)
+            better = (scores > scores.gather(1, labels[chunk, None])).sum(1)
+            found[:, chunk] = torch.stack([x.double() for x in (predicted, confidence, losses, better < 5)])
+    predicted, confidence, losses, in_top5 = world.sum(found)
+    return Predictions(labels, predicted.long(), confidence, losses, in_top5.bool())

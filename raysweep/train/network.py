@@ -17,7 +17,9 @@ from ..nets.cut import Cut
 from ..nets.heads import reset_head
 from ..nets.task import TransferTask, cut_of, task_of, tensors_digest
 from ..recipe import Trial
+from .ddp import World, synchronised
 from .metrics import Labelled
+from .randomness import Draws, draw_for_the_whole_batch
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ class SplitNetwork:
     suffix: nn.Module
     """A copy of the cut's, with its head drawn from the trial's seed, on the training device."""
     prefix: nn.Module | None
-    has_own_prefix: bool = False
+    has_own_prefix: bool
     """True where the prefix is not the task's: earlier phases trained it, or its running statistics move."""
+    draws: Draws
+    """What dropout draws from."""
 
     def own_prefix(self) -> OwnPrefix | None:
         """The prefix, if it is this trial's alone."""
@@ -52,12 +56,12 @@ class SplitNetwork:
         return network
 
 
-def assemble(phase: Trial, device: torch.device, state: Mapping[str, Tensor] | None = None) -> SplitNetwork:
+def assemble(phase: Trial, world: World, state: Mapping[str, Tensor] | None = None) -> SplitNetwork:
     """Put a phase's network together.
 
     Args:
         phase: a trial of one phase.
-        device: where to train.
+        world: the ranks that train it, and where.
         state: tensors that earlier phases trained, by name; the rest is as the backbone has it.
 
     Raises:
@@ -68,15 +72,20 @@ def assemble(phase: Trial, device: torch.device, state: Mapping[str, Tensor] | N
     if task.backbone.fresh:
         reset_head(suffix, task.backbone.head, phase.seed)
     own = prefix is not None and (phase.model.batch_norm == "training" or _differs(prefix, state))
-    if own or (prefix is not None and device.type != "cpu"):
+    if own or (prefix is not None and world.device.type != "cpu"):
         prefix = copy.deepcopy(prefix)
+    draws = Draws(world)
     for side in (suffix, prefix) if own else (suffix,):
         assert side is not None
         side.load_state_dict({name: x for name, x in state.items() if name in side.state_dict()}, strict=False)
-    if device.type == "cpu" and phase.train.autocast == "none":
+        if not phase.train.compile:
+            draw_for_the_whole_batch(side, draws)
+    if world.device.type == "cpu" and phase.train.autocast == "none":
         place_matrix_modules(suffix, cut.small_maps)
-    placed = None if prefix is None else _placed(prefix, device).eval()
-    return SplitNetwork(task, cut, _placed(suffix, device), placed, own)
+    placed = None if prefix is None else _placed(prefix, world.device).eval()
+    if placed is not None and own:
+        placed = synchronised(placed, world)
+    return SplitNetwork(task, cut, synchronised(_placed(suffix, world.device), world), placed, own, draws)
 
 
 def labelled(

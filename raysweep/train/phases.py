@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,12 @@ from ..recipe import Features, Trial
 from .ddp import World
 from .loop import Training
 from .measures import Measures
-from .metrics import Labelled
+from .metrics import Labelled, Predictions
 from .network import SplitNetwork, assemble, labelled
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+PREDICTED = "predictions of validation/"
+"""Begins the names of tensors that are none of the network's, in the file of a shared phase."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +60,42 @@ class Fit:
         A phase of a refit halts after its epochs, at the learning rates that the trial had there.
         """
         self.trial, self.sharing, self.world, self.refit = trial, sharing, world, refit
+        self.predictions: Predictions | None = None
+        """Of the validation images, after the last epoch; None in a refit, and of an epoch that was shared."""
+        self.is_over = False
+        """Whether the last epoch was the trial's last."""
 
     def epochs(self) -> Iterator[Measures]:
         """Train, yielding what was measured after every epoch; epochs are counted through all phases."""
         state: dict[str, Tensor] = {}
         epoch, phases = 0, self.trial.phases() if self.refit is None else self.trial.phases()[: len(self.refit)]
         for index, phase in enumerate(phases):
-            found: Iterable[Measures]
-            shared = index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None
-            if shared:
-                found, state = self._shared(phases[: index + 1], state, epoch + 1)
+            if index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None:
+                shared = self._shared(phases[: index + 1], state, epoch + 1)
+                for measures in shared.epochs:
+                    is_best = shared.best is not None and measures.epoch == shared.best_epoch
+                    self.predictions = shared.best if is_best else None
+                    epoch = measures.epoch
+                    yield measures
+                state = shared.state
             else:
-                found = self._phase(phase, index + 1, state, epoch + 1)
-            for measures in found:
-                epoch = measures.epoch  # a phase may run out of patience before its last
-                yield measures
-            if not shared:
+                for measures in self._phase(phase, index + 1, state, epoch + 1):
+                    epoch = measures.epoch  # a phase may run out of patience before its last
+                    yield measures
                 state = state | self.network.state()
 
     def _phase(self, phase: Trial, number: int, state: dict[str, Tensor], first_epoch: int) -> Iterator[Measures]:
-        self.network = assemble(phase, self.world.device, state)
+        self.network = assemble(phase, self.world, state)
         training, validation, cached = self._splits(phase)
         halt = None if self.refit is None else self.refit[number - 1]
-        run = Training(phase, self.network.suffix, training, validation, self.world, first_epoch, halt)
+        classes = len(self.network.task.dataset.class_names)
+        network = self.network
+        run = Training(
+            phase, network.suffix, training, validation, classes, self.world, network.draws, first_epoch, halt
+        )
         for measures in run.epochs():
+            self.predictions = run.predictions
+            self.is_over = run.is_over and number == len(self.trial.phases())
             yield measures.model_copy(update={"phase": number, "cached": cached})
 
     def _splits(self, phase: Trial) -> tuple[Labelled, Labelled | None, bool]:
@@ -123,28 +137,55 @@ class Fit:
         settings, device, own = self.sharing.features, self.world.device, self.network.own_prefix()
         return [stored_split(phase, split, settings, device, own) for split in ("train", "val")]
 
-    def _shared(
-        self, phases: Sequence[Trial], state: dict[str, Tensor], first_epoch: int
-    ) -> tuple[list[Measures], dict[str, Tensor]]:
-        """The last of these phases, trained by whichever trial comes first: its epochs, and the tensors after it."""
+    def _shared(self, phases: Sequence[Trial], state: dict[str, Tensor], first_epoch: int) -> SharedPhase:
+        """The last of these phases, trained by whichever trial comes first."""
         assert self.sharing.folder is not None
-        key = hashlib.sha256("".join([*(phase.name for phase in phases), str(self.refit)]).encode()).hexdigest()[:12]
-        tensors = self.sharing.folder / f"{key}.safetensors"
-        about = tensors.with_suffix(".json")
-        tensors.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(tensors.with_suffix(".lock")):
-            if about.is_file():
-                return _read_epochs(about), load_file(tensors)
-            found = list(self._phase(phases[-1], len(phases), state, first_epoch))
-            trained = state | self.network.state()
-            beside = tensors.with_suffix(".part")
-            save_file({name: value.contiguous() for name, value in trained.items()}, beside)
-            beside.replace(tensors)
-            write_text(about, json.dumps([measures.model_dump(mode="json") for measures in found]))
-            return found, trained
+        names = "".join([*(phase.name for phase in phases), str(self.refit)])
+        path = self.sharing.folder / hashlib.sha256(names.encode()).hexdigest()[:12]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if path.with_suffix(".json").is_file():
+                return SharedPhase.read(path)
+            epochs: list[Measures] = []
+            best: Predictions | None = None
+            for measures in self._phase(phases[-1], len(phases), state, first_epoch):
+                if all((measures.val_loss or 0) < (other.val_loss or 0) for other in epochs):
+                    best = self.predictions
+                epochs.append(measures)
+            found = SharedPhase(tuple(epochs), state | self.network.state(), best)
+            found.write(path)
+            return found
 
 
-def _read_epochs(path: Path) -> list[Measures]:
-    """What another trial measured in a phase that it trained for this one too."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [Measures.model_validate(row | {"seconds": 0.0, "shared": True}) for row in rows]
+@dataclass(frozen=True)
+class SharedPhase:
+    """What a phase that several trials begin with came to."""
+
+    epochs: tuple[Measures, ...]
+    state: dict[str, Tensor]
+    """All tensors trained so far, by name."""
+    best: Predictions | None
+    """Predictions of the validation images after `best_epoch`; None in a refit."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the lowest validation loss, the first of equals."""
+        return min(self.epochs, key=lambda measures: measures.val_loss or 0.0).epoch
+
+    def write(self, path: Path) -> None:
+        """Write files whose names begin with `path`; the JSON file comes last, and says that all are there."""
+        best = {} if self.best is None else {f"{PREDICTED}{name}": value for name, value in vars(self.best).items()}
+        beside = path.with_suffix(".part")
+        save_file({name: value.contiguous() for name, value in (self.state | best).items()}, beside)
+        beside.replace(path.with_suffix(".safetensors"))
+        rows = [measures.model_dump(mode="json") for measures in self.epochs]
+        write_text(path.with_suffix(".json"), json.dumps(rows))
+
+    @classmethod
+    def read(cls, path: Path) -> SharedPhase:
+        """What `write` wrote. Its seconds count for every trial, so that cost does not tell who came first."""
+        tensors = load_file(path.with_suffix(".safetensors"))
+        best = {name.removeprefix(PREDICTED): tensors.pop(name) for name in list(tensors) if name.startswith(PREDICTED)}
+        rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        epochs = tuple(Measures.model_validate(row | {"shared": True}) for row in rows)
+        return cls(epochs, tensors, Predictions(**best) if best else None)

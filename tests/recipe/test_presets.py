@@ -182,7 +182,7 @@ def test_resnet18_head_improved():
     assert alike == {
         *(("resnet18", depth, size) for depth in ("head", "layer4") for size in (32, 224)), ("cnn_846k", "all", 32)
     }  # fmt: skip
-    assert recipe.asha.compare_within == ("backbone", "depth", "image_size", "seed")
+    assert (recipe.asha.guard, recipe.asha.compare_within) == (3.0, ("backbone", "depth", "seed"))
 
 
 # ---- cifar100-resnet50-mlp ----

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ...sweep.rows import FinalResult
-from ..statistics import confusions
+from ..groups import confusions
 from .style import WIDTH, blank, short, styled, title
 
 MAX_CLASSES = 30  # a larger confusion matrix is unreadable at this width

@@ -11,24 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from .. import wording
-from ..statistics import Recommendation
+from ..answer import Answer
+from ..objectives import Metric
 from .depths import place_name
 from .style import RING, blank, key, legend, line_of, looks_of, short, styled, title
 
 
 @styled
-def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | None = None) -> Figure:
-    """Validation accuracy (%) ± standard error against training time of a trial, points named by depth."""
+def cost(trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, answer: Answer | None = None) -> Figure:
+    """The objective ± standard error against the cost of a trial, points named by depth."""
     figure, axes = blank()
-    longest, shortest = depths["seconds"].max(), depths["seconds"].min()
+    longest, shortest = depths["cost_seconds"].max(), depths["cost_seconds"].min()
     unit, length = ("seconds", 1) if longest < 300 else ("minutes", 60) if longest < 3 * 3600 else ("hours", 3600)
     keys = []
     is_log = longest > 8 * shortest > 0
     corners = [(-8, 8), (8, -15), (8, 8), (-8, -15)]  # points right of and above the mark
     for (name, look), corner in zip(looks_of(trials).items(), corners * len(depths), strict=False):
         group = depths[depths["series"] == name]
-        x, y = group["seconds"] / length, 100 * group["val_accuracy"]
-        axes.errorbar(x, y, 100 * group["standard_error"], **line_of(look), capsize=3)
+        x, y = group["cost_seconds"] / length, metric.scale * group[metric.column]
+        axes.errorbar(x, y, metric.scale * group["standard_error"], **line_of(look), capsize=3)
         keys.append(key(short(name, 60), **line_of(look)))
         rooms = _rooms(np.log(x) if is_log else x)
         for label, (left, right), *point in zip(group["depth_label"], rooms, x, y, strict=True):
@@ -43,12 +44,12 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | No
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         axes.set_xlim(0, 1.1 * longest if longest > 0 else 1)
-    if advice:
-        pick = advice.recommended
-        axes.plot(pick["seconds"] / length, 100 * pick["val_accuracy"], ms=20, **RING)
+    if answer:
+        pick = answer.recommended
+        axes.plot(pick["cost_seconds"] / length, metric.scale * pick[metric.column], ms=20, **RING)
         keys.append(key("recommended", ms=12, **RING))
-    axes.set(xlabel=f"training time of one trial ({unit})", ylabel="validation accuracy (%)")
-    title(axes, _cost_title(trials, advice))
+    axes.set(xlabel=f"cost of one trial: training and its share of the prefix pass ({unit})", ylabel=metric.axis)
+    title(axes, _cost_title(trials, answer))
     legend(figure, keys)
     return figure
 
@@ -62,10 +63,11 @@ def _rooms(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(left, right) for left, right in rooms]
 
 
-def _cost_title(trials: pd.DataFrame, advice: Recommendation | None) -> str:
-    if advice is None or advice.recommended == advice.best or not advice.best["seconds"] > 0:
-        return "What depth costs in training time, and what it buys"
-    pick, best = advice.recommended, advice.best
-    less = f"{100 * (best['val_accuracy'] - pick['val_accuracy']):.1f} points less than {place_name(best, trials)}"
-    time = wording.share_of_time(pick["seconds"] / best["seconds"])
-    return f"{wording.capital(place_name(pick, trials))} gives {less}, at {time}"
+def _cost_title(trials: pd.DataFrame, answer: Answer | None) -> str:
+    if answer is None or answer.recommended == answer.best or not answer.best["cost_seconds"] > 0:
+        return "What depth costs in time, and what it buys"
+    pick, best = answer.recommended, answer.best
+    points = 100 * (best["score"] - pick["score"])
+    time = wording.share_of_time(pick["cost_seconds"] / best["cost_seconds"])
+    name = wording.capital(place_name(pick, trials))
+    return f"{name} measures {points:.1f} points less than {place_name(best, trials)}, at {time}"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .. import wording
-from ..statistics import completed, with_series
+from ..groups import completed, with_series
 from .style import (
     MARKERS,
     cross,
@@ -27,8 +27,10 @@ from .style import (
 
 
 @styled
-def learning_curves(epochs: pd.DataFrame) -> Figure:
-    """Validation (solid) and train accuracy (dashed), in %, by epoch; a panel for each depth, a colour for each lr.
+def learning_curves(epochs: pd.DataFrame, kind: str) -> Figure:
+    """Validation (solid) and training (dashed) by epoch; a panel for each depth, a colour for each learning rate.
+
+    `kind` is accuracy, drawn in %, or loss.
 
     Validation measured within an epoch has points of its own; dotted verticals part the phases. Panels of one
     series have one scale: a network from scratch must not press the curves of a pretrained one flat.
@@ -41,12 +43,12 @@ def learning_curves(epochs: pd.DataFrame) -> Figure:
     figure, grid = panels_of(len(panels), height=2.5, one_scale=len(order) == 1)
     for axes, ((name, label), rows) in zip(grid, panels, strict=True):
         for _, trial in rows.groupby(["run", "trial"]):
-            _draw_curve(axes, trial.sort_values("epoch"), colours[trial["lr"].iloc[0]])
+            _draw_curve(axes, trial.sort_values("epoch"), colours[trial["lr"].iloc[0]], kind)
         depth = f"depth {short(label, 28)}"
         title(axes, f"{short(name, 50)}\n{depth}" if len(order) > 1 else depth, width=28, size=11)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("accuracy (%)")
+        axes.set_ylabel("accuracy (%)" if kind == "accuracy" else "loss")
         axes.label_outer()
     if len(order) > 1:
         for name in order:
@@ -60,17 +62,19 @@ def learning_curves(epochs: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_curve(axes: Axes, trial: pd.DataFrame, colour: Any) -> None:
+def _draw_curve(axes: Axes, trial: pd.DataFrame, colour: Any, kind: str) -> None:
+    """One trial: validation with a point for each epoch and for each measure within one, training, ends of phases."""
+    val, train, scale = f"val_{kind}", f"train_{kind}", 100 if kind == "accuracy" else 1
     within = [one for some in trial["val_by_step"] if isinstance(some, list) for one in some]
-    points = pd.concat([trial[["epoch", "val_accuracy"]], pd.DataFrame(within, columns=["epoch", "val_accuracy"])])
+    points = pd.concat([trial[["epoch", val]], pd.DataFrame(within, columns=["epoch", val])])
     points = points.astype(float).drop_duplicates("epoch").sort_values("epoch")
-    axes.plot(points["epoch"], 100 * points["val_accuracy"], ".-", color=colour, lw=1.6, ms=5)
+    axes.plot(points["epoch"], scale * points[val], ".-", color=colour, lw=1.6, ms=5)
     for end in trial.groupby("phase")["epoch"].max().sort_values().iloc[:-1]:
         axes.axvline(end + 0.5, color="0.6", lw=1, ls=":", zorder=0)
-    axes.plot(trial["epoch"], 100 * trial["train_accuracy"], "--", color=colour, lw=1.2, alpha=0.8)
+    axes.plot(trial["epoch"], scale * trial[train], "--", color=colour, lw=1.2, alpha=0.8)
     last = trial.iloc[-1]
     if last["state"] != "finished":
-        axes.plot(last["epoch"], 100 * last["val_accuracy"], cross(last["state"]), color=colour, ms=9, mew=2)
+        axes.plot(last["epoch"], scale * last[val], cross(last["state"]), color=colour, ms=9, mew=2)
 
 
 def swept_lr(trials: pd.DataFrame) -> list[str]:

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import wording
-from ..statistics import Recommendation, completed, with_series
+from ..answer import Answer
+from ..groups import completed, with_series
+from ..objectives import Metric
 from .style import (
     RING,
     Look,
@@ -34,75 +36,70 @@ from .style import (
     yardsticks,
 )  # fmt: skip
 
-LIMIT = {"color": "0.35", "lw": 1.0, "ls": (0, (2, 2))}  # one standard error below the best
+GAP = Metric("gap", "gap", 100, "percentage points")
 
 
 @styled
-def accuracy_by_depth(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | None = None) -> Figure:
-    """Validation accuracy (%) against depth: mean ± standard error, and every trial."""
+def score_by_depth(trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, answer: Answer | None = None) -> Figure:
+    """The objective on validation against depth: mean ± standard error, and every trial."""
     figure, axes = blank()
-    keys = _draw_depths(axes, trials, depths, "val_accuracy", "standard_error", advice)
-    if advice:
-        floor = advice.best["val_accuracy"] - np.nan_to_num(advice.best["standard_error"])
-        axes.axhline(100 * floor, zorder=1, **LIMIT)  # type: ignore[arg-type]
-        keys.append(key("one standard error below the best", **LIMIT))
-    axes.set_ylabel("validation accuracy (%)")
-    title(axes, _accuracy_title(trials, depths, advice))
+    keys = _draw_depths(axes, trials, depths, metric, "standard_error", answer)
+    axes.set_ylabel(metric.axis)
+    title(axes, _score_title(trials, depths, metric, answer))
     legend(figure, keys)
     return figure
 
 
 @styled
-def gap_by_depth(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | None = None) -> Figure:
+def gap_by_depth(trials: pd.DataFrame, depths: pd.DataFrame, answer: Answer | None = None) -> Figure:
     """Train minus validation accuracy (percentage points) against depth, both in eval mode after the same epoch."""
     figure, axes = blank()
     axes.axhline(0, color="0.2", lw=1.2, zorder=1)
-    keys = _draw_depths(axes, trials, depths, "gap", "gap_error", advice)
+    keys = _draw_depths(axes, trials, depths, GAP, "gap_error", answer)
     axes.set_ylabel("train − validation accuracy\n(percentage points)")
-    title(axes, _gap_title(trials, depths, advice))
+    title(axes, _gap_title(trials, depths, answer))
     legend(figure, keys)
     return figure
 
 
 def _draw_depths(
-    axes: Axes, trials: pd.DataFrame, depths: pd.DataFrame, value: str, error: str, advice: Recommendation | None
+    axes: Axes, trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, error: str, answer: Answer | None
 ) -> list[Line2D]:
-    """Draw one column, in percent: means ± errors, every trial, yardsticks. Returns the legend's keys."""
-    trials = with_series(trials)
-    trials = trials[trials[value].notna()]
+    """Draw one metric: means ± errors, every trial, yardsticks. Returns the legend's keys."""
+    trials, depths = _scaled(with_series(trials), metric), _scaled(depths, metric, error)
+    trials = trials[trials["drawn"].notna()]
     looks, lone = looks_of(trials), yardsticks(trials)
     points = trials[~trials["series"].isin(lone)]
     layers = points.groupby("depth_label")["layers"].max().sort_values(kind="stable")
     places = {str(label): place for place, label in enumerate(layers.index)}
-    low, high = _limits(trials, depths, value, error)
+    low, high = _limits(trials, depths)
     axes.set(ylim=(low, high), xlim=(-0.5, len(places) - 0.5))
     axes.set_xticks(list(places.values()), [short(label, 14) for label in places])
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("depth (layers trained, counted from the output)")
     free = low  # the lowest height in the right margin that no name has taken
-    for name, group in sorted(depths.groupby("series"), key=lambda item: item[1][value].max()):
+    for name, group in sorted(depths.groupby("series"), key=lambda item: item[1]["drawn"].max()):
         if name in lone:
-            free = _draw_yardstick(axes, group.iloc[0].to_dict(), looks[name], value, error, free)
+            free = _draw_yardstick(axes, group.iloc[0].to_dict(), looks[name], free)
     for name, look in looks.items():
         if name not in lone:
             own, means = trials[trials["series"] == name], depths[depths["series"] == name]
-            _draw_series(axes, own, means, places, look, value, error)
-    if advice and advice.recommended["series"] not in lone:
-        pick = advice.recommended
-        axes.plot(places[pick["depth_label"]] + looks[pick["series"]].shift, 100 * pick[value], ms=20, zorder=5, **RING)
+            _draw_series(axes, own, means, places, look)
+    if answer and answer.recommended["series"] not in lone:
+        pick = answer.recommended
+        at = places[pick["depth_label"]] + looks[pick["series"]].shift
+        axes.plot(at, metric.scale * pick[metric.column], ms=20, zorder=5, **RING)
     lines = {name: look for name, look in looks.items() if name not in lone}
-    hidden = int((~(100 * points[value]).between(low, high)).sum())
-    return _depth_keys(lines, points, depths, hidden, ringed=advice is not None)
+    hidden = int((~points["drawn"].between(low, high)).sum())
+    return _depth_keys(lines, points, depths, hidden, ringed=answer is not None)
 
 
-def _draw_series(
-    axes: Axes, trials: pd.DataFrame, depths: pd.DataFrame, places: dict[str, int], look: Look, value: str, error: str
-) -> None:
+def _draw_series(axes: Axes, trials: pd.DataFrame, depths: pd.DataFrame, places: dict[str, int], look: Look) -> None:
     """Means ± errors of one series; beside them dots for seeds, circles for other rates, crosses for the rest."""
     at = depths["depth_label"].map(places) + look.shift
-    axes.errorbar(at, 100 * depths[value], 100 * depths[error], **line_of(look), capsize=4, zorder=3)
+    axes.errorbar(at, depths["drawn"], depths["half"], **line_of(look), capsize=4, zorder=3)
     chosen = depths.set_index("depth_label")
-    x, y = trials["depth_label"].map(places) + look.shift, 100 * trials[value]
+    x, y = trials["depth_label"].map(places) + look.shift, trials["drawn"]
     done, here = trials["state"] == "finished", trials["lr"] == trials["depth_label"].map(chosen["lr"])
     seeds = done & here & (trials["depth_label"].map(chosen["n_seeds"]) > 1)
     axes.scatter(x[seeds] + 0.07, y[seeds], 24, color=look.colour, alpha=0.75, lw=0, zorder=4)
@@ -116,9 +113,9 @@ def _draw_series(
         axes.scatter(x[beyond] - 0.14, y[beyond].clip(edge, edge), 40, marker=marker, lw=0, clip_on=False, **faint)
 
 
-def _draw_yardstick(axes: Axes, group: wording.Group, look: Look, value: str, error: str, free: float) -> float:
+def _draw_yardstick(axes: Axes, group: wording.Group, look: Look, free: float) -> float:
     """A level with its band across all depths, named in the right margin above `free`; returns the name's upper end."""
-    level, half = 100 * group[value], 100 * np.nan_to_num(group[error])
+    level, half = group["drawn"], np.nan_to_num(group["half"])
     axes.axhline(level, color=look.colour, lw=1.5, ls="--", zorder=2)
     axes.axhspan(level - half, level + half, color=look.colour, alpha=0.12, lw=0, zorder=0)
     scratch = ["from scratch"] if group.get("weights") == "none" else []
@@ -132,12 +129,18 @@ def _draw_yardstick(axes: Axes, group: wording.Group, look: Look, value: str, er
     return middle + height / 2
 
 
-def _limits(trials: pd.DataFrame, depths: pd.DataFrame, value: str, error: str) -> tuple[float, float]:
-    """Ends of the y axis, in percent, that show all means, and single trials unless they are far off."""
-    half = depths[error].fillna(0)
-    core = 100 * pd.concat([depths[value] - half, depths[value] + half])
-    span = max(core.max() - core.min(), 2.0)
-    every = 100 * trials[value]
+def _scaled(table: pd.DataFrame, metric: Metric, error: str | None = None) -> pd.DataFrame:
+    """The table with what is drawn of the metric, and half the length of its error bar."""
+    drawn = table.assign(drawn=metric.scale * table[metric.column])
+    return drawn if error is None else drawn.assign(half=metric.scale * table[error])
+
+
+def _limits(trials: pd.DataFrame, depths: pd.DataFrame) -> tuple[float, float]:
+    """Ends of the y axis that show all means, and single trials unless they are far off."""
+    half = depths["half"].fillna(0)
+    core = pd.concat([depths["drawn"] - half, depths["drawn"] + half])
+    span = max(core.max() - core.min(), 0.02 * abs(core.max()), 1e-9)
+    every = trials["drawn"]
     near = every[every.between(core.min() - 0.35 * span, core.max() + 0.35 * span)]
     return min(core.min(), near.min()) - 0.07 * span, max(core.max(), near.max()) + 0.09 * span
 
@@ -148,7 +151,7 @@ def _depth_keys(
     """Keys to what `_draw_depths` drew."""
     dot: Any = {"ls": "", "color": "0.3", "marker": "o", "ms": 5}
     several = (depths["n_seeds"] > 1).any()
-    only = "mean ± standard error" if several else "one seed ± standard error (images)"
+    only = f"{'mean' if several else 'one seed'} ± standard error (images and seeds)"
     keys = [key(only if len(lines) == 1 else short(name, 60), **line_of(look)) for name, look in lines.items()]
     keys += [key("one seed", **dot)] if several else []
     if (completed(trials).groupby(["series", "depth_label"])["lr"].nunique() > 1).any():
@@ -166,17 +169,15 @@ def place_name(group: wording.Group, trials: pd.DataFrame) -> str:
     return name if only else f"{short(group['series'], 44)} at {name}"
 
 
-def _accuracy_title(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | None) -> str:
-    if advice is None or len(depths) == 1:
-        return "Validation accuracy by depth"
-    name = wording.capital(place_name(advice.recommended, trials))
-    if advice.recommended == advice.best:
-        return f"{name} has the highest validation accuracy"
-    return f"{name} is the cheapest within one standard error of the best"
+def _score_title(trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, answer: Answer | None) -> str:
+    if answer is None or len(depths) == 1:
+        return f"Validation {metric.name} by depth"
+    name, sure = place_name(answer.recommended, trials), answer.verdict.is_decided
+    return f"{wording.capital(name)} is the cheapest that is enough" if sure else f"Undecided; until then {name}"
 
 
-def _gap_title(trials: pd.DataFrame, depths: pd.DataFrame, advice: Recommendation | None) -> str:
-    own = depths[depths["series"] == advice.recommended["series"]].dropna(subset="gap") if advice else depths.head(0)
+def _gap_title(trials: pd.DataFrame, depths: pd.DataFrame, answer: Answer | None) -> str:
+    own = depths[depths["series"] == answer.recommended["series"]].dropna(subset="gap") if answer else depths.head(0)
     if len(own) < 2:
         return "Overfitting: train minus validation accuracy by depth"
     first, *_, last = own.to_dict("records")

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..statistics import with_series
+from ..groups import with_series
 
 WIDTH = 9.0  # inches, shown at 900 px: 12 points are 17 px
 DPI = 150
@@ -35,6 +35,8 @@ STYLE: Any = {
     "legend.fontsize": 10.5,
     "text.parse_math": False,  # names in a run folder may hold a dollar sign
 }
+STATUS_COLOURS = {"enough": "#029e73", "open": "#de8f05", "too shallow": "#949494"}
+"""Of what the verdict says of a depth."""
 RING: Any = {"ls": "", "marker": "o", "mfc": "none", "mec": "0.1", "mew": 1.6}  # the recommended depth
 P = ParamSpec("P")
 T = TypeVar("T")

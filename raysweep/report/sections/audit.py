@@ -35,11 +35,15 @@ def audit(facts: Facts) -> Section | None:
     run = audited[0]
     return Section(
         "Duplicates",
-        " ".join(filter(None, (copies(found[0]), accuracies(run.final), imbalance(found[0]), _legend(found[0])))),
+        " ".join(filter(None, _sentences(found[0], next(iter(run.finals.values()), None)))),
         _picture(run.folder / "audit_pairs.png"),
         tuple(_counts(found[0])),
         _contradicting(run.folder / "audit.csv", found[0]["contradicting_labels"]),
     )
+
+
+def _sentences(found: dict[str, Any], final: FinalResult | None) -> tuple[str, ...]:
+    return copies(found), accuracies(final), imbalance(found), _legend(found)
 
 
 def copies(found: dict[str, Any]) -> str:

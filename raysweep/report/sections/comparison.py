@@ -1,25 +1,46 @@
-"""The comparison of depths: accuracy, overfitting, cost, and the table of depths."""
+"""The comparison of depths: differences, scores, overfitting, cost, the table of depths, and curves."""
 
 from __future__ import annotations
 
-from .. import statistics, wording
+from .. import groups, sentences, wording
+from ..answer import Answer
 from ..facts import Facts, Section
 from ..figures.cost import cost as cost_figure
 from ..figures.curves import accuracy_by_lr, learning_curves, swept_lr
-from ..figures.depths import accuracy_by_depth, gap_by_depth
-from ..statistics import Group
+from ..figures.depths import gap_by_depth, score_by_depth
+from ..figures.differences import differences as differences_figure
+from ..groups import Group
+from ..objectives import METRICS, Metric
 
 
-def accuracy(facts: Facts) -> Section | None:
-    """Validation accuracy by depth."""
+def differences(facts: Facts) -> Section | None:
+    """Every depth minus the recommended one."""
+    if facts.answer is None or len(facts.depths) < 2:
+        return None
+    sure = f"{100 * facts.answer.question.confidence:g} %"
+    text = (
+        "Every depth minus the recommended one (the diamond), image by image on the same validation images and over "
+        f"the same seeds where they were shared. On each side a bar ends where, with {sure} confidence, the true "
+        "difference does not reach. A depth is enough if no configuration tried is surely better by more than the "
+        "tolerance (the grey band); too shallow if another depth surely is; else open. "
+        f"{sentences.errors_apart(facts.answer)} Cost is training and the trial's share of the pass through the frozen "
+        "prefix."
+    )
+    return Section("Which depth is enough", text, differences_figure(facts.answer))
+
+
+def score(facts: Facts) -> Section | None:
+    """The objective on validation by depth."""
     if len(facts.depths) < 2:
         return None
+    metric = _metric(facts)
     text = (
-        "Points are means over seeds at each depth's best learning rate; bars are one standard error. The dotted line "
-        "is one standard error below the best: as far as this run can tell, a depth above it is as good as the best. "
-        "Faint crosses are trials stopped early, at the last epoch they reached; they are in no mean."
+        "Points are means over seeds at each depth's best learning rate; bars are one standard error, of the images "
+        "and of the seeds together. Two bars that overlap say little: depths are compared on the same images, in the "
+        "figure above. Faint crosses are trials stopped early, at the last epoch they reached; they are in no mean."
     )
-    return Section("Accuracy by depth", text, accuracy_by_depth(facts.trials, facts.depths, facts.advice))
+    title = f"{wording.sentence_case(metric.name)} by depth"
+    return Section(title, text, score_by_depth(facts.trials, facts.depths, metric, facts.answer))
 
 
 def overfitting(facts: Facts) -> Section | None:
@@ -30,40 +51,38 @@ def overfitting(facts: Facts) -> Section | None:
         "How much more accurate the network is on images it was trained on than on others, after the same epoch, both "
         "in evaluation mode. A gap that grows while validation accuracy does not is depth spent on memorizing."
     )
-    return Section("Overfitting by depth", text, gap_by_depth(facts.trials, facts.depths, facts.advice))
+    return Section("Overfitting by depth", text, gap_by_depth(facts.trials, facts.depths, facts.answer))
 
 
 def cost(facts: Facts) -> Section | None:
-    """Accuracy against training time."""
-    if len(facts.depths) < 2 or facts.depths["seconds"].isna().all():
+    """The objective against the cost of a trial."""
+    if len(facts.depths) < 2 or facts.depths["cost_seconds"].isna().all():
         return None
     text = (
-        "Up and to the left is better; the names at the points are depths. Time is that of a trial's epochs as they "
-        "ran, beside other trials on the same machine. Computing features that trials share is not in it."
+        "The names at the points are depths. The cost of a trial is its epochs as they ran, beside other trials on the "
+        "same machine, and its share of the pass through the frozen prefix, which its depth's trials made once between "
+        "them. An epoch of a phase that several trials share counts in full for each."
     )
-    return Section("Cost by depth", text, cost_figure(facts.trials, facts.depths, facts.advice))
+    return Section("Cost by depth", text, cost_figure(facts.trials, facts.depths, _metric(facts), facts.answer))
 
 
 def depths(facts: Facts) -> Section | None:
     """The table of depths."""
-    if facts.depths.empty:
+    if facts.compared is None:
         return None
     text = (
-        "Each depth at its best learning rate, means over the seeds that finished. ● is recommended, ○ the cheapest "
-        "depth within one standard error of the best of its own network. Errors are over seeds, pooled over a "
-        "network's depths; with one seed, over the validation images."
+        "Each depth at its best learning rate among those of which every planned seed finished, means over the seeds. "
+        "● is recommended. Better by at most, at least: what the best configuration tried, and another depth, may be "
+        "better by. Errors are of the images and of the seeds together."
     )
-    picks = [pick for pick, _ in facts.advice.choices] if facts.advice else []
-    marks = {(pick["series"], pick["depth_label"]): "○" for pick in picks}
-    if facts.advice:
-        marks[facts.advice.recommended["series"], facts.advice.recommended["depth_label"]] = "●"
-    rows = statistics.records(facts.depths)
-    table = ({"": marks.get((row["series"], row["depth_label"]), ""), **_depth_row(row)} for row in rows)
+    pick = facts.answer.verdict.recommended if facts.answer else -1
+    rows = enumerate(groups.records(facts.depths))
+    table = ({"": "●" if place == pick else "", **_depth_row(row, facts.compared)} for place, row in rows)
     return Section("Depths", text, table=tuple(table))
 
 
 def curves(facts: Facts) -> Section | None:
-    """Learning curves."""
+    """Accuracy by epoch."""
     if facts.epochs["val_accuracy"].isna().all():
         return None
     text = (
@@ -71,7 +90,18 @@ def curves(facts: Facts) -> Section | None:
         "end would gain from more epochs; a dashed one leaving it behind is overfitting. Crosses end trials early. "
         "Each network has a scale of its own."
     )
-    return Section("Learning curves", text, learning_curves(facts.epochs))
+    return Section("Learning curves", text, learning_curves(facts.epochs, "accuracy"))
+
+
+def losses(facts: Facts) -> Section | None:
+    """Loss by epoch."""
+    if facts.epochs["val_loss"].isna().all():
+        return None
+    text = (
+        "Solid is validation loss in evaluation mode, dashed the mean over the epoch's own training steps, with "
+        "dropout and label smoothing where there are any: early in an epoch the network was not yet as good."
+    )
+    return Section("Loss curves", text, learning_curves(facts.epochs, "loss"))
 
 
 def rates(facts: Facts) -> Section | None:
@@ -85,18 +115,29 @@ def rates(facts: Facts) -> Section | None:
     return Section("Learning rates", text, accuracy_by_lr(facts.trials))
 
 
-def _depth_row(row: Group) -> dict[str, str]:
+def _metric(facts: Facts) -> Metric:
+    return METRICS[facts.compared.question.objective if facts.compared else "accuracy"]
+
+
+def _depth_row(row: Group, answer: Answer) -> dict[str, str]:
+    metric = METRICS[answer.question.objective]
+    named = {} if metric.name == "accuracy" else {metric.axis: wording.scaled(row, metric.column, metric.scale)}
     return {
         "network": row["series"],
         "depth": row["depth_label"],
         "layers": wording.value(row["layers"]),
         "parameters trained": wording.value(row["trainable_parameters"]),
         "lr": wording.rate(row["lr"]),
-        "validation accuracy (%)": wording.points(row["val_accuracy"], row["standard_error"]),
+        **named,
+        "validation accuracy (%)": wording.points(row["val_accuracy"]),
+        "± (points)": wording.points(row["standard_error"]),
+        "verdict": row["status"],
+        "better by at most (points)": wording.points(row["upper"]),
+        "better by at least (points)": wording.points(row["lower"]),
+        "validation loss": wording.decimals(row["val_loss"]),
         "gap (points)": wording.points(row["gap"], row["gap_error"]),
-        "time": wording.duration(row["seconds"]),
+        "cost of a trial": wording.duration(row["cost_seconds"]),
         "seeds": wording.value(row["n_seeds"]),
-        "error over": row["error_from"],
         "epochs completed": wording.value(row["epochs_completed"]),
         "stopped early": wording.value(row["stopped_early"]),
     }

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from ...sweep.ledger import FEATURES, Row, Run
+from ...sweep.ledger import Row, Run
 from .. import wording
 from ..facts import Facts, Section
 
 
 def features(facts: Facts) -> Section | None:
     """Which cuts were stored, why, what that was thought to save and what it did."""
-    notes = [(run, note) for run in facts.runs if (note := _note(run))]
+    notes = [(run, run.features) for run in facts.runs if run.features]
     rows = [_row(one) for _, note in notes for one in note["decisions"] if one["prefix_ms_per_image"]]
     if not rows:
         return None
     return Section("Shared computation", " ".join(_text(run, note) for run, note in notes), table=tuple(rows))
-
-
-def _note(run: Run) -> dict[str, Any] | None:
-    path = run.folder / FEATURES
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _row(one: Row) -> dict[str, str]:

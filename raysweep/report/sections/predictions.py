@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...sweep.ledger import Row, Run
+from ...sweep.ledger import Row
 from .. import wording
 from ..facts import Facts, Section
 
@@ -20,15 +19,14 @@ MOST_CLASSES = 10
 
 def samples(facts: Facts) -> Section | None:
     """A grid of test images, the mistakes first."""
-    shown = [
-        (run, about)
-        for run in facts.runs
-        if (about := _about(run)) and about["samples"] and (run.folder / "final" / "samples.png").is_file()
-    ]
+    folders = [run.final_folder(name) for run, name, _ in facts.finals]
+    shown = [folder for folder in folders if (folder / "samples.png").is_file() and (folder / "samples.json").is_file()]
     if not shown:
         return None
-    run, about = shown[0]
-    strip = matplotlib.image.imread(run.folder / "final" / "samples.png")
+    about = json.loads((shown[0] / "samples.json").read_text(encoding="utf-8"))
+    if not about["samples"]:
+        return None
+    strip = matplotlib.image.imread(shown[0] / "samples.png")
     text = (
         "Test images as the final model sees them, mistakes first: what it predicts, and what is true if that differs."
     )
@@ -43,7 +41,7 @@ def samples(facts: Facts) -> Section | None:
 
 def classes(facts: Facts) -> Section | None:
     """Accuracy of each class, the hardest first."""
-    finals = [final for _, final in facts.finals]
+    finals = [final for _, _, final in facts.finals]
     if not finals:
         return None
     counts = np.array(finals[0].confusion)
@@ -70,11 +68,6 @@ def classes(facts: Facts) -> Section | None:
     )
     title = "Accuracy by class" if len(table) <= MOST_CLASSES else f"Hardest {MOST_CLASSES} of {len(table)} classes"
     return Section(title, "Of the final model, on the test images.", table=rows)
-
-
-def _about(run: Run) -> dict[str, Any] | None:
-    path = run.folder / "final" / "samples.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _grid(strip: np.ndarray, tile: int, about: list[Row]) -> Figure:

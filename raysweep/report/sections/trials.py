@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...recipe import yaml_core
-from .. import statistics, wording
+from .. import groups, wording
 from ..facts import Facts, Section, name_of
-from ..statistics import Group
+from ..groups import Group
 
 
 def trials(facts: Facts) -> Section | None:
@@ -14,13 +14,13 @@ def trials(facts: Facts) -> Section | None:
         "Accuracies are those of the last epoch completed; of a trial stopped early that is no final accuracy. "
         "A click on a heading sorts. results.csv has every column."
     )
-    rows = tuple(_trial_row(row) for row in statistics.records(facts.trials))
+    rows = tuple(_trial_row(row) for row in groups.records(facts.trials))
     return Section("Trials", text, table=rows) if rows else None
 
 
 def failures(facts: Facts) -> Section | None:
     """Failed trials and their errors."""
-    failed = statistics.records(facts.trials[facts.trials["state"] == "failed"])
+    failed = groups.records(facts.trials[facts.trials["state"] == "failed"])
     folded = tuple((wording.trial_name(row), wording.value(row["error"])) for row in failed)
     return Section("Failed trials", folded=folded) if folded else None
 
@@ -39,7 +39,7 @@ def _trial_row(row: Group) -> dict[str, str]:
         "seed": wording.setting(row["seed"]),
         "state": row["state"],
         "epochs completed": f"{row['epochs_completed']} of {wording.value(row['epochs_planned'])}",
-        "stopped early": wording.value(row["stopped_early"]),
+        "stopped early": row["why_stopped"] or wording.value(row["stopped_early"]),
         "validation (%)": wording.points(row["val_accuracy"]),
         "train (%)": wording.points(row["train_accuracy"]),
         "gap (points)": wording.points(row["gap"]),
