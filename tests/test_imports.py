@@ -26,7 +26,7 @@ PRIVATE = {
     "__class__ =": r"\b__class__\s*=(?!=)|setattr\([^)]*__class__",
 }
 """What is not public API, or changes an object's or a process's nature behind its back."""
-LIGHT = ("report", "recipe", "sweep.ledger", "sweep.rows", "sweep.rungs", "sweep.choice")
+LIGHT = ("report", "recipe", "sweep.ledger", "sweep.rows", "sweep.evidence", "sweep.rungs", "sweep.choice")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 

@@ -64,6 +64,8 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     """32 hexadecimal digits, determined by the images, labels and rows of all splits."""
+    drawn: tuple[str, ...] = ()
+    """Splits that the data does not have itself: they were drawn from its training images."""
     superclasses: tuple[str, ...] | None = None
     """Of CIFAR-100: the coarse name of each class."""
     known_statistics: Statistics | None = None
@@ -105,6 +107,7 @@ def load(data: Data, image_size: int | None = None) -> Dataset:
         **{part: _part(pool, rows[part]) for part in rows},
         class_names=pool.class_names,
         fingerprint=_fingerprint(pool, rows),
+        drawn=tuple(part for part in ("val", "test") if part not in pool.counts),
         superclasses=tuple(CIFAR100_SUPERCLASSES[index] for index in CIFAR100_SUPERCLASS_OF) if fine else None,
         known_statistics=found.statistics if found else None,
     )

@@ -63,8 +63,20 @@ class Images:
             return tuple(self.prefix(inputs))
 
 
+def joined(first: Source, second: Source) -> Source:
+    """Two sources as one, the second's positions after the first's.
+
+    Images of one pool pass through the prefix together: statistics that move are those of the
+    whole batch, and every rank computes them as often as the others.
+    """
+    if isinstance(first, Images) and isinstance(second, Images) and first.images is second.images:
+        rows = np.concatenate([first.rows, second.rows])
+        return Images(first.images, rows, first.preparation, first.device, first.prefix, first.batch_norm)
+    return Joined(first, second)
+
+
 class Joined:
-    """Two sources as one, the second's positions after the first's."""
+    """See `joined`; for sources of which at least one is stored."""
 
     def __init__(self, first: Source, second: Source) -> None:
         self.first, self.second = first, second

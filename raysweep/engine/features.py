@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..features.compute import Progress
 from ..features.decide import Decision, group_key
+from ..features.stored import FeatureOverflowError
 from ..recipe import Features, Recipe, Trial
 from ..sweep.progress import Display
 from ..sweep.rows import Versioned
@@ -113,7 +114,7 @@ def _lanes_by_node(recipe: Recipe, machine: Machine) -> dict[str, int]:
 
 
 def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str, Progress | str]]:
-    """What the tasks yield, with their nodes; a full disk is a sentence, any other error is raised."""
+    """What the tasks yield, with their nodes; a full disk or an overflow is a sentence, any other error is raised."""
     waiting: list[Any] = list(running)
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
@@ -124,9 +125,9 @@ def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str,
                 waiting.append(task)
             except StopIteration:
                 pass
-            except OSError as error:
+            except (OSError, FeatureOverflowError) as error:
                 cause = getattr(error, "cause", error)
-                yield running[task], str(getattr(cause, "strerror", None) or cause)
+                yield running[task], str(getattr(cause, "strerror", None) or cause).splitlines()[0]
 
 
 @ray.remote(max_calls=1)  # its memory is for the trials then

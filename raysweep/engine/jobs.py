@@ -118,7 +118,7 @@ class CountedPredictions:
         self.found: ImagePredictions | None = None
 
     def see(self, measures: Measures, predictions: Predictions | None) -> None:
-        """Take note of an epoch; of a shared one the predictions are there if they may count."""
+        """Take note of an epoch."""
         loss = math.inf if measures.val_loss is None else measures.val_loss
         if predictions is None or (self.job.trial.train.keep == "best_loss" and loss >= self.best_loss):
             return

@@ -76,7 +76,7 @@ def run(
     with Ledger(folder) as book, Session(recipe, address, files, folder / "ray" / "logs") as session:
         machine = session.machine()
         machine.check(recipe)
-        book.describe(_about(recipe, command))
+        book.describe(_about(recipe, command, dataset))
         configurations = [one.configuration for one in planned]
         book.plan(configurations)
         with Display(configurations) as display:
@@ -124,12 +124,14 @@ def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | Non
     return dataset, findings
 
 
-def _about(recipe: Recipe, command: str) -> dict[str, Any]:
+def _about(recipe: Recipe, command: str, dataset: Dataset) -> dict[str, Any]:
     """What recipe.yaml holds."""
     return {
         "recipe": dump(recipe),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "host": {"name": socket.gethostname(), "system": platform.platform(), "cpus": os.cpu_count()},
+        "images": {split: len(getattr(dataset, split)) for split in ("train", "val", "test")}
+        | {"drawn": list(dataset.drawn)},
         "command": command,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..data.sources import Images
 from ..nets.cut import Cut
 from ..nets.task import cut_of, outputs_of, task_of
+from ..nets.tracing import channels_last
 from ..recipe import Features, Trial
 from .spec import Spec
 from .store import Making, Store
@@ -218,7 +219,7 @@ class _Pass:
         network = outputs_of(phase, nodes) if own is None else _Picked(own.network, cut_of(phase).frontier, nodes)
         if own is None and self.device.type != "cpu":
             network = copy.deepcopy(network)  # the process's own stays where the next trial expects it
-        return network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return channels_last(network.to(self.device)).eval()
 
     @torch.no_grad()
     def compute(self, shard: _Shard) -> int:

@@ -64,10 +64,21 @@ class Stored:
         return [[self._typed(np.array(array)).to(self.device) for array in view] for view in self.views]
 
 
+class FeatureOverflowError(ArithmeticError):
+    """Features are too large for the type that they are to be stored in."""
+
+
 def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> None:
-    """Write (batch, ...) values as a network gives them into rows of a stored array."""
+    """Write (batch, ...) values as a network gives them into rows of a stored array.
+
+    Raises:
+        FeatureOverflowError: values that the type does not hold.
+    """
     last = values.movedim(1, -1) if values.dim() == 4 else values
     typed = last.to(getattr(torch, dtype)).cpu().contiguous()
+    if not typed.isfinite().all():
+        most = float(values.abs().max())
+        raise FeatureOverflowError(f"they reach {most:.3g}, more than {dtype} holds; set features.dtype=float32")
     array[start : start + len(values)] = typed.view(torch.uint16).numpy() if dtype == "bfloat16" else typed.numpy()
 
 

@@ -18,8 +18,8 @@ from ..recipe import RecipeError, depth_label, near
 
 SHORTCUTS = ("downsample", "shortcut", "proj")
 """Names that torchvision and timm give to a residual block's shortcut projection."""
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""With their subclasses, timm's BatchNormAct2d and SyncBatchNorm's relatives among them."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""With their subclasses, timm's BatchNormAct2d and SyncBatchNormAct among them."""
 
 
 @dataclass(frozen=True)

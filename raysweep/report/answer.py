@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Answer:
 
     question: Question
     configurations: pd.DataFrame
-    """The eligible configurations (see `groups.eligible`), with their `row` and `score`."""
+    """The eligible configurations (see `groups.eligible`), with their `row` and `score`, in order of rows and rates:
+    nothing depends on the order of the grid."""
     depths: pd.DataFrame
     """A row per series and depth at its chosen learning rate, from the cheapest to the dearest. Beside the
     columns of `groups.configurations`: `score` and `standard_error`, `upper` and `lower` (how much better the
@@ -43,7 +44,9 @@ class Answer:
     and `difference_error`, `gap_error`, and `stopped_early`, how many trials at this depth were stopped."""
     verdict: Verdict
     from_predictions: bool
-    """Whether every trial left its predictions; else scores alone were compared, unpaired."""
+    """Whether every trial left its predictions; else scores were compared unpaired where they are missing."""
+    asked: Objective = "accuracy"
+    """The objective that was asked for. Where predictions are missing, accuracy is what can be compared."""
 
     @property
     def recommended(self) -> Group:
@@ -83,12 +86,26 @@ def answer_of(trials: pd.DataFrame, runs: Sequence[Run], question: Question) -> 
     groups = eligible(configurations(trials))
     if groups.empty:
         return None
-    groups = groups.assign(row=_rows_by_cost(groups))
-    found = _Predictions({run.folder.resolve().name: run.folder for run in runs}, question.objective)
-    evidence = [found.of(group) for group in records(groups)]
+    groups = groups.assign(row=_rows_by_cost(groups)).sort_values(["row", "lr"], ignore_index=True)
+    folders = dict(zip(names_of(runs), (run.folder for run in runs), strict=True))
+    asked = question.objective
+    evidence, whole = _evidence(groups, folders, asked)
+    if not whole and asked != "accuracy":
+        question = replace(question, objective="accuracy")
+        evidence, _ = _evidence(groups, folders, "accuracy")
     verdict = judge(evidence, question.tolerance / 100, question.confidence)
     groups = groups.assign(score=verdict.scores)
-    return Answer(question, groups, _depths(groups, trials, evidence, verdict), verdict, found.complete)
+    depths = _depths(groups, trials, evidence, verdict, question.objective)
+    return Answer(question, groups, depths, verdict, whole, asked)
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Runs go by the names of their folders, with as much of the path before them as tells them apart."""
+    paths = [run.folder.resolve().parts for run in runs]
+    length = 1
+    while len({path[-length:] for path in paths}) < len(set(paths)):
+        length += 1
+    return ["/".join(path[-length:]) for path in paths]
 
 
 def to_refit(answer: Answer, of: str) -> dict[str, Group]:
@@ -129,6 +146,12 @@ def _rows_by_cost(groups: pd.DataFrame) -> list[int]:
     return [order[key] for key in zip(groups["series"], groups["depth_label"], strict=True)]
 
 
+def _evidence(groups: pd.DataFrame, folders: Mapping[str, Path], objective: Objective) -> tuple[list[Evidence], bool]:
+    """The evidence of each configuration, and whether all of it is from predictions."""
+    found = _Predictions(folders, objective)
+    return [found.of(group) for group in records(groups)], found.complete
+
+
 class _Predictions:
     """Evidence from the predictions of trials, read once."""
 
@@ -165,13 +188,15 @@ def _as_images(group: Group) -> np.ndarray:
     return np.arange(images) < right[:, None]
 
 
-def _depths(groups: pd.DataFrame, trials: pd.DataFrame, evidence: Sequence[Evidence], verdict: Verdict) -> pd.DataFrame:
+def _depths(
+    groups: pd.DataFrame, trials: pd.DataFrame, evidence: Sequence[Evidence], verdict: Verdict, objective: Objective
+) -> pd.DataFrame:
     """See `Answer.depths`."""
     depths = groups.iloc[list(verdict.chosen)].reset_index(drop=True)
     differences, errors = zip(*verdict.differences, strict=True)
-    train = depths["train_accuracy"]
-    own = [evidence[k] for k in verdict.chosen]
-    of_train = train * (1 - train) / [one.images for one in own]
+    train, val = depths["train_accuracy"], depths["val_accuracy"]
+    images = np.array([evidence[k].images for k in verdict.chosen])
+    of_val = np.square(verdict.errors) if objective == "accuracy" else val * (1 - val) / images
     stopped = with_series(trials).groupby(["series", "depth_label"])["stopped_early"].sum().rename("stopped_early")
     return depths.assign(
         standard_error=verdict.errors,
@@ -180,5 +205,5 @@ def _depths(groups: pd.DataFrame, trials: pd.DataFrame, evidence: Sequence[Evide
         status=verdict.status,
         difference=differences,
         difference_error=errors,
-        gap_error=np.sqrt(np.square(verdict.errors) + of_train),
+        gap_error=np.sqrt(of_val + train * (1 - train) / images),
     ).merge(stopped.reset_index(), on=["series", "depth_label"], how="left")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..sweep.ledger import Run
 from ..sweep.rows import FinalResult
-from .answer import Answer
+from .answer import Answer, names_of
 
 DEPTH_COLUMNS = ("series", "depth_label")
 
@@ -41,9 +41,27 @@ class Facts:
         return int(self.trials["state"].isin(states).sum())
 
     @property
+    def names(self) -> list[str]:
+        """Of the runs, as the tables have them in `run`."""
+        return names_of(self.runs)
+
+    @property
     def finals(self) -> list[tuple[Run, str, FinalResult]]:
         """Run, name and result of each final fit."""
         return [(run, name, result) for run in self.runs for name, result in run.finals.items()]
+
+    @property
+    def first_final(self) -> str:
+        """The final model that sections on a single one are about, in words."""
+        if len(self.finals) == 1:
+            return "the final model"
+        run, name, _ = self.finals[0]
+        return f"the final model {self.final_name(run, name)} (the first of {len(self.finals)})"
+
+    def final_name(self, run: Run, name: str) -> str:
+        """A final fit by its run and its own name."""
+        of_run = self.names[self.runs.index(run)]
+        return f"{of_run}: {name}" if name else of_run
 
 
 @dataclass(frozen=True)
@@ -61,8 +79,3 @@ class Section:
     def file(self) -> str:
         """Name of the figure's file."""
         return self.title.lower().replace(" ", "_") + ".png"
-
-
-def name_of(run: Run) -> str:
-    """A run goes by the name of its folder."""
-    return run.folder.resolve().name

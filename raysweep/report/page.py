@@ -17,9 +17,10 @@ import pandas as pd
 from ..files import write_bytes, write_text
 from ..sweep.ledger import Run, read
 from . import groups, sentences, tables, wording
-from .answer import answer_of, question_of
-from .facts import Facts, Section, name_of
+from .answer import answer_of, names_of, question_of
+from .facts import Facts, Section
 from .figures.style import png
+from .objectives import METRICS
 from .sections import comparison, final, trials
 from .sections.audit import audit
 from .sections.features import features
@@ -80,8 +81,10 @@ def compare(
 
 def gather(runs: Sequence[Run], tolerance: float | None = None, confidence: float | None = None) -> Facts:
     """The tables over one run or several, in which `run` tells them apart."""
-    table = groups.with_series(pd.concat([tables.trials_table(run) for run in runs], ignore_index=True))
-    epochs = pd.concat([tables.epochs_table(run) for run in runs], ignore_index=True)
+    named = list(zip(names_of(runs), runs, strict=True))
+    of_trials = [tables.trials_table(run).assign(run=name) for name, run in named]
+    table = groups.with_series(pd.concat(of_trials, ignore_index=True))
+    epochs = pd.concat([tables.epochs_table(run).assign(run=name) for name, run in named], ignore_index=True)
     found = answer_of(table, runs, question_of(runs[0], tolerance, confidence))
     return Facts(tuple(runs), table, epochs, found, _same_data(runs))
 
@@ -104,7 +107,8 @@ def headline(facts: Facts) -> str:
 
 def next_step(facts: Facts) -> str:
     """What to run next to decide what is open; empty where nothing is."""
-    return sentences.next_run(facts.answer, facts.runs[0].about) if facts.answer else ""
+    about = facts.runs[0].about if len(facts.runs) == 1 else {}
+    return sentences.next_run(facts.answer, about) if facts.answer else ""
 
 
 def reservations(facts: Facts) -> Iterator[str]:
@@ -119,7 +123,7 @@ def reservations(facts: Facts) -> Iterator[str]:
     places = groups.records(facts.trials.drop_duplicates(["series", "depth_label"]))
     bare = [place for place in places if (place["series"], place["depth_label"]) not in finished]
     if bare and finished:
-        names = "; ".join(f"{place['series']} at {wording.depth_name(place['depth_label'])}" for place in bare)
+        names = "; ".join(map(wording.place, bare))
         yield f"Missing from the comparison, for want of a finished trial: {names}."
     if facts.answer:
         yield from sentences.notes(facts.answer, groups.records(facts.trials[["series", "depth_label", "lr"]]))
@@ -130,14 +134,12 @@ def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:
     if facts.answer:
         pick, verdict = facts.answer.recommended, facts.answer.verdict
         where = f"{pick['series']}, {wording.depth_name(pick['depth_label'])}"
-        what = f"expected validation {facts.answer.question.objective.replace('_', ' ')}"
-        yield sentences.expected(facts.answer), what, f"{where}; measured {sentences.measured(facts.answer)}"
-        status = "decided" if verdict.is_decided else "undecided"
-        yield (
-            status,
-            f"at {facts.answer.question.tolerance:g} points of tolerance",
-            sentences.errors_apart(facts.answer),
-        )
+        what = f"expected validation {METRICS[facts.answer.question.objective].name}"
+        remark = f"{where}; measured {sentences.measured(facts.answer)}; {sentences.errors_in_short(facts.answer)}"
+        yield sentences.expected(facts.answer), what, remark
+        if len(facts.answer.configurations) > 1:
+            status = "decided" if verdict.is_decided else "undecided"
+            yield status, f"with a tolerance of {sentences.tolerance(facts.answer)}", ""
     if len(facts.finals) == 1:
         _, _, result = facts.finals[0]
         error = groups.binomial_error(result.test_accuracy, result.test_images)
@@ -196,7 +198,7 @@ def _write(facts: Facts, out: Path, table: Path) -> Path:
 
 
 def _title(facts: Facts) -> str:
-    return " and ".join(name_of(run) for run in facts.runs)
+    return " and ".join(facts.names)
 
 
 def _same_data(runs: Sequence[Run]) -> bool:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from ..recipe import Objective
 from . import wording
 from .answer import Answer
 from .groups import Group, records
-from .statistics import V0, Plan
+from .objectives import METRICS
+from .statistics import MOST_TIMES_IMAGES, Plan
 
 MOST_NAMED = 6
 """Depths that a sentence lists one by one."""
@@ -40,17 +40,18 @@ def notes(answer: Answer, tried: Sequence[Group]) -> Iterator[str]:
     """
     pick, objective = answer.recommended, answer.question.objective
     if not answer.from_predictions:
-        yield "The trials left no predictions of single images: scores are compared unpaired, which tells less."
+        yield "Predictions of single images are missing: scores are compared unpaired, which tells less."
+        if answer.asked != objective:
+            yield f"Without them accuracy is compared, not {_name(answer.asked)}."
     elif not answer.verdict.paired:
         yield "Measured on different images, so not paired."
     if pick["n_seeds"] == 1:
-        moves = _points(math.sqrt(V0 * _unit_variance(answer)))
-        yield f"One seed: ± assumes that a seed moves {_name(objective)} by {moves} points; run a second."
+        yield _one_seed(answer)
     images = 0 if wording.missing(pick.get("val_images")) else int(pick["val_images"])
     if images * answer.question.tolerance < 100 and objective != "loss":
-        yield f"The tolerance of {answer.question.tolerance:g} points is less than one of {images:,} images."
+        yield f"The tolerance of {tolerance(answer)} is less than one image of {images:,}."
     if objective == "macro_f1":
-        yield "Macro-F1 is compared by the jackknife, the mean of whose pseudo-values differs a little from F1 itself."
+        yield "Macro-F1 is compared by its jackknife pseudo-values; their mean differs a little from macro-F1 itself."
     yield from _ends_of_the_grid(answer, tried)
 
 
@@ -58,9 +59,9 @@ def next_run(answer: Answer, about: Mapping[str, Any]) -> str:
     """What to run next to decide, with the command where there is one; empty where nothing is left to decide."""
     if answer.verdict.is_decided or len(answer.configurations) == 1:
         return ""
-    if not answer.verdict.plans:
-        return f"No affordable run decides this; {_with_tolerance(answer)}."
     plan = _offered(answer.verdict.plans, answer)
+    if plan is None:
+        return f"No affordable run decides this; {_with_tolerance(answer)}."
     command = _command(plan, answer, about)
     if command:
         return f"{_plan_in_words(plan, answer)} Next: {command}"
@@ -76,25 +77,29 @@ def _train(answer: Answer) -> str:
 
 
 def _enough(answer: Answer) -> str:
-    verdict, tolerance = answer.verdict, answer.question.tolerance
-    most = _points(verdict.upper[verdict.recommended])
+    verdict = answer.verdict
+    most = verdict.upper[verdict.recommended]
     sure = f"({100 * answer.question.confidence:g} % confidence)"
-    text = f"{_train(answer)}: at most {most} points below the best configuration tried {sure}"
+    behind = f"at most {_behind(most, answer, math.ceil)} the best configuration tried"
+    text = f"{_train(answer)}: {behind if most > 0 else 'no configuration tried is better'} {sure}"
     cheaper = records(answer.depths)[: verdict.recommended]
     shallow = [row for row in cheaper if row["status"] == "too shallow"]
     unsure = [row for row in cheaper if row["status"] == "open"]
-    word = "cheaper" if answer.several_series else "shallower"
     if shallow and not unsure:
-        text += f"; every {word} {_thing(answer)} loses more than {tolerance:g}"
+        every = "everything cheaper" if answer.several_series else "every shallower depth"
+        text += f"; {every} loses more than {tolerance(answer)}"
     elif shallow:
-        text += f"; {_names(shallow, answer)} {'loses' if len(shallow) == 1 else 'lose'} more than {tolerance:g}"
-    return ". ".join([text, *(_open(row, answer) for row in unsure[-2:])]) + "."
+        text += f"; {_names(shallow, answer)} {'loses' if len(shallow) == 1 else 'lose'} more than {tolerance(answer)}"
+    parts = [text, *(_open(row, answer) for row in unsure[-2:])]
+    if rest := unsure[:-2]:
+        parts.append(f"{wording.capital(_names(rest, answer))} {'is' if len(rest) == 1 else 'are'} open too")
+    return ". ".join(parts) + "."
 
 
 def _open(row: Group, answer: Answer) -> str:
-    best = max(answer.verdict.scores)
-    behind, low, high = (_points(x) for x in (best - row["score"], row["lower"], row["upper"]))
-    return f"Whether {_depth(row, answer)} would do is open: measured {behind} lower ({low} to {high})"
+    behind = _behind(max(answer.verdict.scores) - row["score"], answer)
+    low, high = _size(row["lower"], answer, math.floor), _size(row["upper"], answer, math.ceil)
+    return f"Whether {_depth(row, answer)} would do is open: measured {behind} the best ({low} to {high})"
 
 
 def _undecided(answer: Answer) -> str:
@@ -102,33 +107,38 @@ def _undecided(answer: Answer) -> str:
     unsure = [row for row in rows if row["status"] == "open"]
     pick = answer.recommended
     seen = f"{_images(answer)} and {wording.count(int(pick['n_seeds']), 'seed')} can show"
-    shown = f"{_points(min(verdict.upper))} points, not {answer.question.tolerance:g}"
-    behind, most = _points(max(verdict.scores) - pick["score"]), _points(pick["upper"])
-    standing = "measured best" if behind == "0.0" else f"measured {behind} below the best"
+    shown = f"{_size(min(verdict.upper), answer, math.ceil)}{_unit(answer)}, not {_given(answer):g}"
+    most = _size(pick["upper"], answer, math.ceil)
+    standing = f"measured best, though another can be better by up to {most}{_unit(answer)}"
+    if verdict.best != verdict.recommended:
+        behind = _behind(max(verdict.scores) - pick["score"], answer)
+        standing = f"measured {behind} the best, at most {_behind(pick['upper'], answer, math.ceil)} it"
     if len(rows) == 1:
-        start = f"The depth is one; between its {len(answer.configurations)} learning rates it is undecided"
+        start = f"Undecided between the {len(answer.configurations)} learning rates of the one depth"
     elif len(unsure) == 1:
         start = f"Undecided whether {_names(unsure, answer)} is enough"
     else:
         start = f"Undecided between {_names(unsure, answer)}"
-    return f"{start}: {seen} {shown}. Until then: {_lower(_train(answer))}, {standing}, at most {most} points below."
+    return f"{start}: {seen} {shown}. Until then: {_lower(_train(answer))}, {standing}."
 
 
 def _expect(answer: Answer) -> str:
     """What the recommended configuration will score, corrected for the luck of the winner."""
     verdict, pick = answer.verdict, answer.recommended
     basis = f"{wording.count(int(pick['n_seeds']), 'seed')}, {_images(answer)}"
-    luck, tried = _points(verdict.optimism), len(answer.configurations)
-    if luck != "0.0":
-        basis += f"; measured {_level(pick['score'], answer)}, {luck} of it the luck of picking the best of {tried}"
+    luck, tried = _size(verdict.optimism, answer), len(answer.configurations)
+    if float(luck) > 0:
+        share = f"too low by {luck}," if answer.question.objective == "loss" else f"{luck} of it"
+        basis += f"; measured {_level(pick['score'], answer)}, {share} the luck of picking the best of {tried}"
     return f"Expect {_name_of_level(answer)}{expected(answer)} ({basis})."
 
 
 def expected(answer: Answer) -> str:
     """The recommended configuration's score without the luck of the winner, with its error."""
     verdict = answer.verdict
-    level = _level(answer.recommended["score"] - verdict.optimism, answer, unit=True)
-    return f"{level} ± {_error(verdict.error, answer)}"
+    score = answer.recommended["score"] - verdict.optimism
+    level = _level(score if answer.question.objective == "loss" else max(0.0, score), answer, unit=True)
+    return f"{level} ± {_size(verdict.error, answer)}"
 
 
 def measured(answer: Answer) -> str:
@@ -138,28 +148,46 @@ def measured(answer: Answer) -> str:
 
 def errors_apart(answer: Answer) -> str:
     """Where the ± comes from: the images and the seeds."""
-    row = answer.verdict.recommended
-    images, seeds = answer.verdict.image_errors[row], answer.verdict.seed_errors[row]
+    images, seeds = _parts_of_error(answer)
     return (
-        f"Of the ± {_points(answer.verdict.error)}, {_points(images)} come from which images are in validation (more "
-        f"images make that smaller) and {_points(seeds)} from the luck of the seed (more seeds do)."
+        f"Two things make up the ± {_size(answer.verdict.error, answer)} of the recommended depth, added as squares: "
+        f"which images are in validation ({images}; more images make it smaller) and the luck of the seed ({seeds}; "
+        "more seeds do)."
     )
+
+
+def errors_in_short(answer: Answer) -> str:
+    """The same in few words."""
+    images, seeds = _parts_of_error(answer)
+    return f"± {images} by the images, {seeds} by the seeds"
+
+
+def _parts_of_error(answer: Answer) -> tuple[str, str]:
+    row = answer.verdict.recommended
+    return _size(answer.verdict.image_errors[row], answer), _size(answer.verdict.seed_errors[row], answer)
 
 
 def _with_tolerance(answer: Answer) -> str:
     """The least tolerance, to a tenth of a point, with which there would be an answer, and which."""
     upper = list(answer.verdict.upper)
-    tolerance = math.ceil(1000 * min(upper)) / 10
-    row = next(place for place, value in enumerate(upper) if 100 * value <= tolerance)
+    least = math.ceil(round(1000 * min(upper), 6)) / 10
+    row = next(place for place, value in enumerate(upper) if 100 * value <= least + 1e-6)
     name = _depth(records(answer.depths)[row], answer)
-    return f"with a tolerance of {tolerance:.1f} points the answer is {name}"
+    unit = "(hundredths of loss)" if answer.question.objective == "loss" else "points"
+    return f"with a tolerance of {least:.1f} {unit} the answer is {name}"
 
 
-def _offered(plans: Sequence[Plan], answer: Answer) -> Plan:
-    """The plan that asks for least beyond what there is: more seeds on the same images, else the fewest images."""
+def _offered(plans: Sequence[Plan], answer: Answer) -> Plan | None:
+    """The plan that asks for least beyond what there is: more seeds on the same images, else the fewest images.
+
+    None if all ask for too many images.
+    """
     have = int(answer.recommended["val_images"])
     within = [plan for plan in plans if plan.images <= have]
-    return min(within, key=lambda plan: plan.seeds) if within else min(plans, key=lambda plan: plan.images)
+    affordable = [plan for plan in plans if plan.images <= MOST_TIMES_IMAGES * have]
+    if within:
+        return min(within, key=lambda plan: plan.seeds)
+    return min(affordable, key=lambda plan: plan.images, default=None)
 
 
 def _plan_in_words(plan: Plan, answer: Answer) -> str:
@@ -180,13 +208,23 @@ def _command(plan: Plan, answer: Answer, about: Mapping[str, Any]) -> str:
     change = [f"grid.seed={list(range(plan.seeds))}".replace(" ", "")]
     if plan.images > have:
         share = data.get("val_fraction", 0.2) * plan.images / have
-        if share > LARGEST_SHARE:
+        if share > LARGEST_SHARE or "val" not in (about.get("images") or {}).get("drawn", ["val"]):
             return ""
         change.append(f"data.val_fraction={math.ceil(100 * share) / 100:g}")
     kept = [
         word for word in _without_run_dir(words) if word.partition("=")[0] not in ("grid.seed", "data.val_fraction")
     ]
     return shlex.join([*kept, *change])
+
+
+def _one_seed(answer: Answer) -> str:
+    """What the error of a recommendation that was trained once rests on."""
+    pick, depths = answer.recommended, answer.depths
+    moves = f"{_size(answer.verdict.seed_errors[answer.verdict.recommended], answer)}{_unit(answer)}"
+    name = _name(answer.question.objective)
+    if (depths.loc[depths["backbone"] == pick["backbone"], "n_seeds"] > 1).any():
+        return f"One seed at this depth: by the other depths a seed moves {name} by {moves}; run a second."
+    return f"One seed: ± assumes that a seed moves {name} by {moves}; run a second."
 
 
 def _without_run_dir(words: Sequence[str]) -> Iterator[str]:
@@ -205,7 +243,7 @@ def _ends_of_the_grid(answer: Answer, tried: Sequence[Group]) -> Iterator[str]:
     own = depths[depths["series"] == pick["series"]]
     deepest = pick["layers"] == own["layers"].max() and pick["trainable_parameters"] < pick["total_parameters"]
     if len(own) > 1 and deepest:
-        yield "It is the deepest depth tried: a deeper one may be better."
+        yield "The recommended depth is the deepest tried: a deeper one may be better."
     rates = {row["lr"] for row in tried if (row["series"], row["depth_label"]) == (pick["series"], pick["depth_label"])}
     for end, other, value in (("smallest", "smaller", min(rates)), ("largest", "larger", max(rates))):
         if len(rates) > 1 and pick["lr"] == value:
@@ -224,14 +262,14 @@ def _names(rows: Sequence[Group], answer: Answer) -> str:
     labels: dict[str, list[str]] = {}
     for row in rows:
         labels.setdefault(row["series"], []).append(row["depth_label"])
-    return _listed([f"{name} at {_depths(found)}" for name, found in labels.items()])
+    return _listed([f"{name} {_depths(found)}" for name, found in labels.items()])
 
 
 def _depths(labels: Sequence[str]) -> str:
-    """depth 9; depths 3, 9 and 21; depth 9 and all layers."""
-    numbered = [label for label in labels if label not in ("head", "all")]
-    named = [wording.depth_name(label) for label in labels if label not in numbered]
-    together = [f"depths {_listed(numbered)}"] if len(numbered) > 1 else [f"depth {label}" for label in numbered]
+    """at depth 9; at depths 3, 9 and 21; at depth 9 and with all layers."""
+    numbered = [label for label in labels if label not in wording.WHOLE]
+    named = [f"with {wording.depth_name(label)}" for label in labels if label not in numbered]
+    together = [f"at depths {_listed(numbered)}"] if len(numbered) > 1 else [f"at depth {label}" for label in numbered]
     return _listed([*together, *named])
 
 
@@ -244,20 +282,15 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _depth(row: Group, answer: Answer) -> str:
-    name = wording.depth_name(row["depth_label"])
-    return f"{row['series']} at {name}" if answer.several_series else name
-
-
-def _thing(answer: Answer) -> str:
-    return "configuration" if answer.several_series else "depth"
+    return wording.place(row) if answer.several_series else wording.depth_name(row["depth_label"])
 
 
 def _images(answer: Answer) -> str:
     return f"{int(answer.recommended['val_images']):,} validation images"
 
 
-def _name(objective: str) -> str:
-    return objective.replace("_", " ").replace("macro f1", "macro-F1")
+def _name(objective: Objective) -> str:
+    return METRICS[objective].name
 
 
 def _name_of_level(answer: Answer) -> str:
@@ -271,14 +304,33 @@ def _level(score: float, answer: Answer, unit: bool = False) -> str:
     return f"{100 * score:.1f}{' %' if unit else ''}"
 
 
-def _error(fraction: float, answer: Answer) -> str:
-    return f"{fraction:.3f}" if answer.question.objective == "loss" else _points(fraction)
+def _size(fraction: float, answer: Answer, rounded: Callable[[float], float] = round) -> str:
+    """A difference or an error: of a loss as it is, to three decimals, else in points to one.
+
+    Of a bound the rounding is away from what it excludes: `math.ceil` of an upper one, `math.floor` of a lower.
+    """
+    thousandths = rounded(round(1000 * fraction, 6))
+    return f"{thousandths / 1000:.3f}" if answer.question.objective == "loss" else f"{thousandths / 10:.1f}"
 
 
-def _points(fraction: float) -> str:
-    """A difference in points, which are hundredths."""
-    text = f"{100 * fraction:.1f}"
-    return "0.0" if text == "-0.0" else text
+def _unit(answer: Answer) -> str:
+    return "" if answer.question.objective == "loss" else " points"
+
+
+def _behind(fraction: float, answer: Answer, rounded: Callable[[float], float] = round) -> str:
+    """0.3 points below; of a loss 0.003 above."""
+    return f"{_size(fraction, answer, rounded)}{_unit(answer)} {'below' if _unit(answer) else 'above'}"
+
+
+def _given(answer: Answer) -> float:
+    """The tolerance as a number: in points, of a loss as it is."""
+    return answer.question.tolerance / (100 if answer.question.objective == "loss" else 1)
+
+
+def tolerance(answer: Answer) -> str:
+    """0.5 points, 1 point; of a loss 0.005."""
+    text = f"{_given(answer):g}{_unit(answer)}"
+    return text.removesuffix("s") if text == "1 points" else text
 
 
 def _lower(text: str) -> str:
@@ -289,8 +341,3 @@ def _rounded(number: int) -> int:
     """To two digits."""
     size = 10 ** max(0, len(str(number)) - 2)
     return math.ceil(number / size) * size
-
-
-def _unit_variance(answer: Answer) -> float:
-    score = float(np.clip(answer.recommended["score"], 0, 1))
-    return max(score * (1 - score), 1e-4)

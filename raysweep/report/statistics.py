@@ -169,6 +169,7 @@ class _Comparison:
     def __init__(self, evidence: Sequence[Evidence], tolerance: float, confidence: float) -> None:
         self.evidence, self.tolerance = evidence, tolerance
         self.z = float(norm.ppf(confidence))
+        self.z_power = float(norm.ppf(POWER))
         self.confidence = confidence
         self.y = np.array([one.score for one in evidence])
         self.u = np.array([one.unit_variance for one in evidence])
@@ -264,8 +265,8 @@ class _Comparison:
         if count == 1:
             return 0.0
         values, vectors = np.linalg.eigh(self.covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0))
-        half = np.random.default_rng(0).standard_normal((DRAWS // 2, count)) @ root.T
+        root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T  # the symmetric one is the same on every machine
+        half = np.random.default_rng(0).standard_normal((DRAWS // 2, count)) @ root
         errors = np.concatenate([half, -half])
         winners = (self.y + errors).argmax(1)
         return float(errors[np.arange(len(errors)), winners].mean())
@@ -297,7 +298,7 @@ class _Comparison:
         by_seed = one.disagreement + other.disagreement
         by_seed = per_image / 2 if math.isnan(by_seed) else by_seed
         lasting = max(0.0, per_image - by_seed / min(one.seeds, other.seeds))
-        need = (room / (self.z + float(norm.ppf(POWER)))) ** 2
+        need = (room / (self.z + self.z_power)) ** 2
         left = need - (self.v[k] * self.u[k] + self.v[d] * self.u[d]) / seeds
         return (lasting + by_seed / seeds) / left if left > 0 else math.inf
 

@@ -8,6 +8,8 @@ from typing import Any
 
 Group = Mapping[str, Any]
 """A row of `Answer.depths`."""
+WHOLE = ("head", "all")
+"""Depths that are called by what they train."""
 
 
 def missing(value: Any) -> bool:
@@ -77,10 +79,15 @@ def setting(cell: Any) -> str:
     return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 
+def place(group: Group) -> str:
+    """A series and its depth: resnet18 at depth 9, resnet18 with all layers."""
+    label = group["depth_label"]
+    return f"{group['series']} {'with' if label in WHOLE else 'at'} {depth_name(label)}"
+
+
 def trial_name(trial: Group) -> str:
     """A trial by what it is: network, depth, learning rate, seed."""
-    place = f"{trial['series']} at {depth_name(trial['depth_label'])}"
-    return f"{place}, lr {rate(trial['lr'])}, seed {setting(trial['seed'])}"
+    return f"{place(trial)}, lr {rate(trial['lr'])}, seed {setting(trial['seed'])}"
 
 
 def depth_name(label: str) -> str:
@@ -93,11 +100,11 @@ def capital(place: str) -> str:
     return place[:1].upper() + place[1:] if place.startswith(("depth ", "all layers", "the head")) else place
 
 
-def share_of_time(ratio: float) -> str:
-    """0.62 → 0.62× its training time."""
+def share_of_cost(ratio: float) -> str:
+    """0.62 → 0.62× its cost."""
     if 0.95 < ratio < 1.05:
-        return "about the same training time"
-    return f"{ratio:.2g}× its training time" if ratio < 10 else f"{ratio:.0f}× its training time"
+        return "about the same cost"
+    return f"{ratio:.2g}× its cost" if ratio < 10 else f"{ratio:.0f}× its cost"
 
 
 def rate(lr: float) -> str:

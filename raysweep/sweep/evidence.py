@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from ..recipe import Objective
 FOLDER = "predictions"
 LABELS = "validation"
 """Name of the file that holds the labels of the validation images."""
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error)
+"""What numpy and zipfile raise of a file that is missing, cut off or changed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def read_predictions(folder: Path, trial: str) -> ImagePredictions | None:
             return ImagePredictions(
                 int(file["epoch"]), file["predicted"], file["true_probability"], str(file["val_key"])
             )
-    except (OSError, ValueError, KeyError, EOFError):
+    except UNREADABLE:
         return None
 
 
@@ -71,7 +75,7 @@ def read_labels(folder: Path) -> tuple[np.ndarray, int, str] | None:
     try:
         with np.load(folder / FOLDER / f"{LABELS}.npz", allow_pickle=False) as file:
             return file["labels"], int(file["classes"]), str(file["val_key"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except UNREADABLE:
         return None
 
 

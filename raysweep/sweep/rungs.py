@@ -138,17 +138,19 @@ def difference(ones: Mapping[int, np.ndarray], others: Mapping[int, np.ndarray])
     seeds = sorted(ones.keys() & others.keys())
     if not seeds:
         return None
-    mine, theirs = (np.mean([one[seed] for seed in seeds], axis=0) for one in (ones, others))
-    n = len(mine)
-    unit = (_unit_variance(mine, n) + _unit_variance(theirs, n)) / 2
-    between = (mine - theirs).var(ddof=1) / n if n > 1 else 0.0
+    mine, theirs = (np.array([one[seed] for seed in seeds], dtype=float) for one in (ones, others))
+    apart = (mine - theirs).mean(0)
+    n = len(apart)
+    unit = (_unit_variance(mine) + _unit_variance(theirs)) / 2
+    between = apart.var(ddof=1) / n if n > 1 else 0.0
     variance = between + 2 * SEED_VARIANCE * unit / len(seeds) + 1 / n**2
-    return Difference(float((mine - theirs).mean()), math.sqrt(variance))
+    return Difference(float(apart.mean()), math.sqrt(variance))
 
 
-def _unit_variance(values: np.ndarray, n: int) -> float:
-    """Variance of one image's contribution: a (1 - a) of a slightly smoothed accuracy."""
-    if ((values >= 0) & (values <= 1)).all():
+def _unit_variance(values: np.ndarray) -> float:
+    """Variance of one image's contribution, of (seeds, n): a (1 - a) of a slightly smoothed accuracy."""
+    if ((values == 0) | (values == 1)).all():
+        n = values.shape[1]
         smoothed = (n * float(values.mean()) + 1) / (n + 2)
         return smoothed * (1 - smoothed)
     return float(values.var())

@@ -64,9 +64,10 @@ def synchronised(network: nn.Module, world: World) -> nn.Module:
     return convert_sync_batchnorm(network) if world.size > 1 and world.device.type == "cuda" else network
 
 
-def synchronised_batch_norm(world: World) -> AbstractContextManager[Any]:
-    """A context in which batch norm on CPUs uses the statistics of the whole batch."""
-    return _BatchNormOverRanks() if world.size > 1 and world.device.type == "cpu" else nullcontext()
+def synchronised_batch_norm(world: World, images: int) -> AbstractContextManager[Any]:
+    """A context in which batch norm on CPUs uses the statistics of the whole batch, of so many images."""
+    counts = world.rank < images
+    return _BatchNormOverRanks(counts) if world.size > 1 and world.device.type == "cpu" else nullcontext()
 
 
 def autocast(settings: Train, device: torch.device) -> AbstractContextManager[Any]:
@@ -76,20 +77,20 @@ def autocast(settings: Train, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, dtype=getattr(torch, settings.autocast))
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over ranks; what flows back is summed too, as every rank's loss depends on every part."""
+class _FromAllRanks(torch.autograd.Function):
+    """The tensors of all ranks, stacked; what flows back is summed, as every rank's loss depends on every part."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.stack(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].contiguous()
         dist.all_reduce(total)
-        return total
+        return total[dist.get_rank()]
 
 
 class _BatchNormOverRanks(TorchFunctionMode):
@@ -97,7 +98,14 @@ class _BatchNormOverRanks(TorchFunctionMode):
 
     PyTorch's own SyncBatchNorm needs a GPU. This answers every call of
     `torch.nn.functional.batch_norm` in training mode, whichever module makes it.
+
+    Args:
+        counts: whether this rank has a share of the batch; else an image stands in, and is not counted.
     """
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        self.counts = counts
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -107,8 +115,8 @@ class _BatchNormOverRanks(TorchFunctionMode):
         passed = dict(zip(names, args, strict=False)) | kwargs
         return self._normalise(**passed) if passed.get("training") else func(*args, **kwargs)
 
-    @staticmethod
     def _normalise(
+        self,
         input: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
@@ -121,14 +129,15 @@ class _BatchNormOverRanks(TorchFunctionMode):
         values = input.float()  # under autocast the input may be of 16 bits; statistics never are
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        # sums about a point near the mean, the same on every rank: one exchange, and no cancellation
-        shift = torch.zeros(input.shape[1]) if running_mean is None else running_mean.detach().clone()
-        shifted = values - shift.view(shape)
-        own = torch.tensor([float(input.numel() // input.shape[1])])
-        sums = _SumOverRanks.apply(torch.cat([shifted.sum(axes), shifted.square().sum(axes), own]))
-        count = sums[-1].detach()
-        offset, square = sums[:-1].view(2, -1) / count
-        mean, variance = shift + offset, square - offset.square()
+        # each rank's mean and squares about it, joined (Chan et al. 1979): one exchange, and no cancellation
+        own = self.counts * (input.numel() // input.shape[1])
+        means = values.sum(axes) * (self.counts / max(1, own))
+        squares = (values - means.view(shape)).square().sum(axes) * self.counts
+        parts = _FromAllRanks.apply(torch.cat([means, squares, means.new_tensor([float(own)])]))
+        counts, (means, squares) = parts[:, -1:].detach(), parts[:, :-1].chunk(2, dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean).square()).sum(0) / count
         centred = values - mean.view(shape)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():

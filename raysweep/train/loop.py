@@ -103,7 +103,8 @@ class Training:
         flip = "hflip" in self.phase.data.augment
         for number, (batch, flips) in enumerate(batches(count, size, self.phase.seed, epoch, flip), start=1):
             self.draws.begin(mix(self.phase.seed, epoch, number), len(batch))
-            with synchronised_batch_norm(self.world):
+            torch.manual_seed(mix(self.phase.seed, epoch, number, self.world.rank))  # of what `randomness` leaves alone
+            with synchronised_batch_norm(self.world, len(batch)):
                 loss_sum += self._step(batch, flips)
             self.steps_done += 1
             if self._validates_now():
@@ -123,13 +124,17 @@ class Training:
 
     def _step(self, batch: Tensor, flips: Tensor | None) -> Tensor:
         """One optimizer step on this rank's share of a batch; returns the share's summed loss."""
-        own = self.world.share(batch)
-        inputs = self.training.source.batch(own, None if flips is None else self.world.share(flips), training=True)
+        own, mirrored = self.world.share(batch), None if flips is None else self.world.share(flips)
+        stands_in = not len(own) and self._may_stand_in()
+        if stands_in:
+            own, mirrored = batch[:1], None if flips is None else flips[:1]
+        inputs = self.training.source.batch(own, mirrored, training=True)
         labels = self.training.labels[own].to(self.world.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.settings, self.world.device):
             scores = self.model(*inputs)
             loss = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing)
+            loss = loss * (not stands_in)
         # gradients are averaged over ranks; the step wants their sum over the whole batch's size
         self.scaler.scale(loss * (self.world.size / len(batch))).backward()
         if self.settings.clip_norm is not None:
@@ -138,6 +143,17 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
+
+    def _may_stand_in(self) -> bool:
+        """Whether an image may stand in for an empty share, counting for nothing.
+
+        A third of all architectures (Swin, BEiT, EVA …) cannot take an empty batch. SyncBatchNorm
+        can, and would count the image.
+        """
+        if self.world.device.type == "cpu":
+            return True
+        moving = self.phase.model.batch_norm == "training"
+        return not moving and not any(isinstance(x, nn.SyncBatchNorm) and x.training for x in self.suffix.modules())
 
     def _validates_now(self) -> bool:
         every = self.settings.validate_every_steps

@@ -16,6 +16,7 @@ from ..nets.cpu import place_matrix_modules
 from ..nets.cut import Cut
 from ..nets.heads import reset_head
 from ..nets.task import TransferTask, cut_of, task_of, tensors_digest
+from ..nets.tracing import channels_last
 from ..recipe import Trial
 from .ddp import World, synchronised
 from .metrics import Labelled
@@ -101,7 +102,7 @@ def labelled(
 
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:
     """The module on the device, its convolutions' weights channels last."""
-    return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last(module.to(device))
 
 
 def _differs(prefix: nn.Module, state: Mapping[str, Tensor]) -> bool:

@@ -22,9 +22,9 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.sources import Joined
+from ..data.sources import joined
 from ..features.compute import is_cacheable, make_features, stored_split
-from ..features.stored import Stored
+from ..features.stored import FeatureOverflowError, Stored
 from ..files import write_text
 from ..recipe import Features, Trial
 from .ddp import World
@@ -61,7 +61,7 @@ class Fit:
         """
         self.trial, self.sharing, self.world, self.refit = trial, sharing, world, refit
         self.predictions: Predictions | None = None
-        """Of the validation images, after the last epoch; None in a refit, and of an epoch that was shared."""
+        """Of the validation images, after the last epoch; None in a refit."""
         self.is_over = False
         """Whether the last epoch was the trial's last."""
 
@@ -72,9 +72,7 @@ class Fit:
         for index, phase in enumerate(phases):
             if index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None:
                 shared = self._shared(phases[: index + 1], state, epoch + 1)
-                for measures in shared.epochs:
-                    is_best = shared.best is not None and measures.epoch == shared.best_epoch
-                    self.predictions = shared.best if is_best else None
+                for measures, self.predictions in zip(shared.epochs, shared.predictions, strict=True):
                     epoch = measures.epoch
                     yield measures
                 state = shared.state
@@ -110,7 +108,7 @@ class Fit:
         cached = all(source is not None for source in stored)
         if self.refit is None:
             return first, second, cached
-        return Labelled(Joined(first.source, second.source), torch.cat([first.labels, second.labels])), None, cached
+        return Labelled(joined(first.source, second.source), torch.cat([first.labels, second.labels])), None, cached
 
     def _stored(self, phase: Trial) -> list[Stored | None]:
         """Stored features of train and val, made here if this node has none; None where there is no room for them."""
@@ -127,10 +125,12 @@ class Fit:
         try:
             for _ in make_features([phase], settings, [self.world.device], self.network.own_prefix()):
                 pass
+        except FeatureOverflowError:
+            return [None, None]  # the prefix is computed as the images are asked for
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            return [None, None]  # the prefix is computed as the images are asked for
+            return [None, None]
         return self._open(phase)
 
     def _open(self, phase: Trial) -> list[Stored | None]:
@@ -147,12 +147,11 @@ class Fit:
             if path.with_suffix(".json").is_file():
                 return SharedPhase.read(path)
             epochs: list[Measures] = []
-            best: Predictions | None = None
+            predictions: list[Predictions | None] = []
             for measures in self._phase(phases[-1], len(phases), state, first_epoch):
-                if all((measures.val_loss or 0) < (other.val_loss or 0) for other in epochs):
-                    best = self.predictions
                 epochs.append(measures)
-            found = SharedPhase(tuple(epochs), state | self.network.state(), best)
+                predictions.append(self.predictions)
+            found = SharedPhase(tuple(epochs), state | self.network.state(), tuple(predictions))
             found.write(path)
             return found
 
@@ -164,19 +163,18 @@ class SharedPhase:
     epochs: tuple[Measures, ...]
     state: dict[str, Tensor]
     """All tensors trained so far, by name."""
-    best: Predictions | None
-    """Predictions of the validation images after `best_epoch`; None in a refit."""
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch of the lowest validation loss, the first of equals."""
-        return min(self.epochs, key=lambda measures: measures.val_loss or 0.0).epoch
+    predictions: tuple[Predictions | None, ...]
+    """Of the validation images, after each of the epochs; None in a refit."""
 
     def write(self, path: Path) -> None:
         """Write files whose names begin with `path`; the JSON file comes last, and says that all are there."""
-        best = {} if self.best is None else {f"{PREDICTED}{name}": value for name, value in vars(self.best).items()}
+        predicted = {
+            f"{PREDICTED}{number}/{name}": value
+            for number, one in enumerate(self.predictions)
+            for name, value in ({} if one is None else vars(one)).items()
+        }
         beside = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in (self.state | best).items()}, beside)
+        save_file({name: value.contiguous() for name, value in (self.state | predicted).items()}, beside)
         beside.replace(path.with_suffix(".safetensors"))
         rows = [measures.model_dump(mode="json") for measures in self.epochs]
         write_text(path.with_suffix(".json"), json.dumps(rows))
@@ -185,7 +183,10 @@ class SharedPhase:
     def read(cls, path: Path) -> SharedPhase:
         """What `write` wrote. Its seconds count for every trial, so that cost does not tell who came first."""
         tensors = load_file(path.with_suffix(".safetensors"))
-        best = {name.removeprefix(PREDICTED): tensors.pop(name) for name in list(tensors) if name.startswith(PREDICTED)}
         rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        predicted: list[dict[str, Tensor]] = [{} for _ in rows]
+        for key in [name for name in tensors if name.startswith(PREDICTED)]:
+            number, _, name = key.removeprefix(PREDICTED).partition("/")
+            predicted[int(number)][name] = tensors.pop(key)
         epochs = tuple(Measures.model_validate(row | {"shared": True}) for row in rows)
-        return cls(epochs, tensors, Predictions(**best) if best else None)
+        return cls(epochs, tensors, tuple(Predictions(**one) if one else None for one in predicted))

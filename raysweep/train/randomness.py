@@ -55,7 +55,9 @@ class Draws:
             drawn = torch.rand((1, *tail), generator=self._generator, device=world.device)
         else:
             own = len(range(world.rank, self._images, world.size))
-            parts = len(values) // own if own else 1
+            if not own:  # nothing counts of what stands in for it
+                return values.new_ones(())
+            parts = len(values) // own
             drawn = torch.rand((self._images, parts, *tail), generator=self._generator, device=world.device)
             drawn = drawn[world.rank :: world.size].flatten(0, 1)
         return (drawn < share).to(values.dtype) / share
@@ -92,7 +94,7 @@ class WholeBatchDropPath(nn.Module):
 
 def draw_for_the_whole_batch(network: nn.Module, draws: Draws) -> None:
     """Replace every dropout and stochastic depth of a network that drops something, in place."""
-    for name, module in list(network.named_modules()):
+    for name, module in list(network.named_modules(remove_duplicate=False)):  # one may stand in several places
         replacement = _replacement(module, draws)
         if replacement is not None:
             parent, _, key = name.rpartition(".")

@@ -47,6 +47,13 @@ def test_resizing_comes_before_normalising():
     torch.testing.assert_close(Preparation((9, 9), 5, STATISTICS)(images), (scaled - mean) / std)
 
 
+@pytest.mark.parametrize("flips", [None, torch.zeros(0, dtype=torch.bool)])
+@pytest.mark.parametrize("size", [3, 4, 9])
+def test_no_images(size, flips):
+    found = Preparation((4, 4), size, STATISTICS)(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), flips)
+    assert (tuple(found.shape), found.dtype) == ((0, 3, size, size), torch.float32)
+
+
 @pytest.mark.parametrize("size", [7, 5, 12])
 def test_a_mirrored_image_is_the_mirror_of_the_resized_one(size):
     """To the bit, as a stored view must equal what training would make; resizing a mirrored image rounds otherwise."""

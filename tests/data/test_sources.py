@@ -103,3 +103,49 @@ def test_joined_images_are_those_of_both():
     expected = torch.from_numpy(pool[rows]).float() / 255
     expected[[0, 2]] = expected[[0, 2]].flip(-1)
     torch.testing.assert_close(found, expected)
+
+
+# ---- an empty share of a batch ----
+
+NONE = torch.zeros(0, dtype=torch.int64)
+NO_FLIPS = torch.zeros(0, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("flips", [None, NO_FLIPS])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("image_size", [4, 7])
+def test_no_images(image_size, training, flips):
+    pool, _ = source()
+    images = Images(pool, np.arange(6), Preparation((4, 4), image_size, UNIT), CPU)
+    (found,) = images.batch(NONE, flips, training)
+    assert (tuple(found.shape), found.dtype) == ((0, 3, image_size, image_size), torch.float32)
+
+
+@pytest.mark.parametrize("flips", [None, NO_FLIPS])
+@pytest.mark.parametrize("batch_norm", ["frozen", "recalibrated", "training"])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_images_through_a_prefix(batch_norm, training, flips):
+    """Every frontier tensor, empty; the prefix is in the mode that images would find it in."""
+    prefix = Spy()
+    prefix.norm = nn.Identity()  # it refuses an empty batch; ranks have another one
+    _, images = source(prefix=prefix, batch_norm=batch_norm)
+    maps, sums = images.batch(NONE, flips, training)
+    assert (tuple(maps.shape), tuple(sums.shape)) == ((0, 3, 4, 4), (0, 3))
+    assert (maps.dtype, sums.dtype) == (torch.float32, torch.float32)
+    assert prefix.asked == [(training and batch_norm == "training", False)]
+
+
+def test_no_images_leave_statistics_alone():
+    prefix = Spy()
+    _, images = source(prefix=prefix)
+    before = {name: value.clone() for name, value in prefix.state_dict().items()}
+    images.batch(NONE, None, training=True)
+    assert all(torch.equal(value, before[name]) for name, value in prefix.state_dict().items())
+
+
+@pytest.mark.parametrize("flips", [None, NO_FLIPS])
+def test_nothing_of_joined_sources(flips):
+    told, tens = Joined(Told(1, 3), Told(2, 2)).batch(NONE, flips, training=True)
+    assert (tuple(told.shape), tuple(tens.shape)) == ((0, 3), (0, 1))
+    (found,) = Joined(source(3)[1], source(6)[1]).batch(NONE, flips, training=True)
+    assert tuple(found.shape) == (0, 3, 4, 4)

@@ -36,11 +36,12 @@ def test_the_served_model_is_the_tested_one(folder, tmp_path):
     paths = [tmp_path / f"{index}.png" for index in range(len(test))]
     for path, pixels in zip(paths, test.images(), strict=True):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
-    answers = export.load(folder / "final")(paths)
-    reported = pd.read_csv(folder / "final" / "predictions.csv", dtype={"true": str, "predicted": str})
+    run = ledger.read(folder)
+    model = run.final_folder("recommended")
+    answers = export.load(model)(paths)
+    reported = pd.read_csv(model / "predictions.csv", dtype={"true": str, "predicted": str})
     assert [name for name, _ in answers] == reported["predicted"].tolist()
     assert [value for _, value in answers] == pytest.approx(reported["probability"].tolist(), abs=2e-4)
-    final = ledger.read(folder).final
-    assert final is not None
+    final = run.finals["recommended"]
     right = sum(name == truth for (name, _), truth in zip(answers, reported["true"], strict=True))
     assert right / len(test) == pytest.approx(final.test_accuracy)

@@ -2,25 +2,121 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from raysweep.engine.jobs import job_of
 from raysweep.engine.resources import Machine
-from raysweep.engine.trials import Jobs, _Recorder, last_line, strata_of
+from raysweep.engine.trials import Jobs, _Recorder, early_stopping, in_order, last_line, rungs_of
 from raysweep.recipe import Recipe
+from raysweep.sweep.evidence import pack
 from raysweep.sweep.ledger import Ledger, read
+from raysweep.sweep.plan import plan
 from raysweep.sweep.progress import Display
-from raysweep.sweep.rungs import Strata
+from raysweep.sweep.rows import Stop
+from raysweep.sweep.rungs import Entrant, Guard, Halving
 from tests.sweep.sample_rows import configuration, epoch_row
 
 GRID = {"backbone": "small_cnn", "depth": [1, ["stage1", "head"]], "lr": [0.1, 0.2], "seed": [0, 1]}
 
 
 def recipe(**more):
-    return Recipe.model_validate({"grid": GRID, "model": {"weights": "none"}, **more})
+    return Recipe.model_validate({"grid": GRID, "data": {"dataset": "fake:4"}, "model": {"weights": "none"}} | more)
 
 
-# ---- strata ----
+def rule_of(sweep):
+    """The rule, of trials of which only the names and settings matter."""
+    planned = [SimpleNamespace(name=trial.name, trial=trial) for trial in sweep.trials()]
+    return early_stopping(sweep, planned, rungs_of(sweep))
+
+
+# ---- order ----
+
+
+def test_the_deepest_start_first_then_by_seed_then_by_rate():
+    grid = GRID | {"depth": [1, "all", 2], "lr": [0.2, 0.1], "seed": [1, 0]}
+    ordered = [(one.trial.depth, one.trial.seed, one.trial.lr) for one in in_order(plan(recipe(grid=grid)))]
+    assert ordered == [(depth, seed, lr) for depth in ("all", 2, 1) for seed in (0, 1) for lr in (0.1, 0.2)]
+
+
+def test_the_order_of_the_grid_does_not_matter():
+    one, other = (in_order(plan(recipe(grid=GRID | {"lr": rates}))) for rates in ([0.1, 0.2], [0.2, 0.1]))
+    assert one == other
+
+
+# ---- early stopping as the recipe asks for it ----
+
+
+@pytest.mark.parametrize(
+    ("more", "rungs"),
+    [
+        ({"train": {"epochs": 20}}, (3, 6, 12)),
+        ({"train": {"epochs": 20}, "asha": {"grace_epochs": 2, "reduction_factor": 3}}, (2, 6, 18)),
+        ({"train": {"epochs": 3}}, ()),
+        ({"grid": GRID | {"epochs": [2, 7]}}, (3, 6)),
+        ({"train": {"phases": [{"depth": "head", "epochs": 4}, {"epochs": 3}]}}, (3, 6)),
+        ({"train": {"epochs": 20}, "asha": None}, ()),
+    ],
+)
+def test_rungs_are_below_the_epochs_of_the_longest_trial(more, rungs):
+    assert rungs_of(recipe(**more)) == rungs
+
+
+def test_without_asha_there_is_no_early_stopping():
+    assert rule_of(recipe(asha=None)) is None
+
+
+def missing(share, images=200):
+    """Evidence of a trial that has so many of its images wrong."""
+    return pack(np.arange(images) >= share * images)
+
+
+def dropped(sweep, wrong):
+    """Trials that a rule ends, if each has reported its share of images that are wrong after its first rung."""
+    rule = rule_of(sweep)
+    for trial in sweep.trials():
+        rule.report(epoch_row(trial.name, 1, evidence=missing(wrong(trial)), val_accuracy=1 - wrong(trial)))
+    return {trial for trial in sweep.trials() if trial.name in rule.stopped}
+
+
+def test_the_guard_compares_rates_alone():
+    """Not depths, seeds or what else the grid sweeps, however far behind they are."""
+    grid = GRID | {"optimizer": ["sgd", "adam"], "head": ["linear", {"kind": "mlp", "sizes": [8, 4]}]}
+    sweep = recipe(grid=grid, asha={"grace_epochs": 1})
+    assert isinstance(rule_of(sweep), Guard)
+    everything = {"seed": 0.0, "depth": 0.2, "optimizer": 0.1, "head": 0.3}
+
+    def wrong(trial, by_rate):
+        values = (trial.seed, trial.depth == 1, trial.train.optimizer == "sgd", trial.model.head.kind == "mlp")
+        return sum(s * v for s, v in zip(everything.values(), values, strict=True)) + by_rate * (trial.lr == 0.2)
+
+    assert dropped(sweep, lambda trial: wrong(trial, 0.0)) == set()
+    assert dropped(sweep, lambda trial: wrong(trial, 0.2)) == {one for one in sweep.trials() if one.lr == 0.2}
+
+
+def test_the_guard_drops_every_seed_of_a_rate():
+    """One seed of the two is compared; the other one's trials are dropped as well."""
+    sweep = recipe(grid=GRID | {"depth": 1}, asha={"grace_epochs": 1})
+    rule = rule_of(sweep)
+    for trial in sweep.trials():
+        if trial.seed == 1:
+            rule.report(epoch_row(trial.name, 1, evidence=missing(0.6 if trial.lr == 0.2 else 0.1)))
+    assert rule.stopped.keys() == {trial.name for trial in sweep.trials() if trial.lr == 0.2}
+    assert len(rule.stopped) == 2
+
+
+def test_the_guard_is_as_the_recipe_says():
+    """Twelve of 200 images more are wrong: 6 points, with a standard error of about 1.8."""
+
+    def ended(**more):
+        asha = {"grace_epochs": 1} | more.pop("asha", {})
+        sweep = recipe(grid=GRID | {"seed": 0}, asha=asha, **more)
+        return bool(dropped(sweep, lambda trial: 0.1 + 0.06 * (trial.lr == 0.2)))
+
+    assert not ended()
+    assert ended(asha={"guard": 2.5})
+    assert not ended(asha={"guard": 2.5}, tolerance=2.0)
+    assert ended(tolerance=0.0)
 
 
 @pytest.mark.parametrize(
@@ -33,39 +129,52 @@ def recipe(**more):
         (["image_size", "phases", "head"], 2),
     ],
 )
-def test_trials_compete_with_those_equal_in_the_axes_named(within, count):
+def test_in_plain_asha_trials_compete_with_those_equal_in_the_axes_named(within, count):
     """Each is worse than all before it, so that of each stratum the first alone goes on."""
     grid = GRID | {"optimizer": ["sgd", "adam"], "head": ["linear", {"kind": "mlp", "sizes": [8, 4]}]}
-    sweep = recipe(grid=grid, asha={"grace_epochs": 1, "compare_within": within})
-    strata = strata_of(sweep, sweep.trials())
-    verdicts = [strata.decide(trial.name, 1, -place) for place, trial in enumerate(sweep.trials())]
-    assert verdicts.count("continue") == count
+    sweep = recipe(grid=grid, asha={"grace_epochs": 1, "guard": None, "compare_within": within})
+    assert isinstance(rule_of(sweep), Halving)
+    places = {trial: place / 100 for place, trial in enumerate(sweep.trials())}
+    assert len(sweep.trials()) - len(dropped(sweep, places.get)) == count
+
+
+@pytest.mark.parametrize("objective", ["balanced_accuracy", "macro_f1", "loss", "accuracy"])
+def test_plain_asha_goes_by_the_objective(objective):
+    """One of two rates is better by the objective and worse by all else."""
+    high = {"val_accuracy": 0.9, "val_balanced_accuracy": 0.9, "val_macro_f1": 0.9, "val_loss": 0.1}
+    low = {"val_accuracy": 0.1, "val_balanced_accuracy": 0.1, "val_macro_f1": 0.1, "val_loss": 0.9}
+    column = f"val_{objective}"
+    sweep = recipe(grid=GRID | {"depth": 1, "seed": 0}, objective=objective, asha={"grace_epochs": 1, "guard": None})
+    rule = rule_of(sweep)
+    better, worse = (trial.name for trial in sweep.trials())
+    rule.report(epoch_row(better, 1, **low | {column: high[column]}))
+    rule.report(epoch_row(worse, 1, **high | {column: low[column]}))
+    assert rule.stopped.keys() == {worse}
 
 
 def test_trials_run_their_own_number_of_epochs():
+    """A trial of one epoch ends by itself at the rung where others are stopped."""
     sweep = recipe(grid=GRID | {"epochs": [1, 3]}, asha={"grace_epochs": 1, "compare_within": []})
-    strata = strata_of(sweep, sweep.trials())
-    verdicts = {trial.name: strata.decide(trial.name, 1, -place) for place, trial in enumerate(sweep.trials())}
-    stopped = [trial for trial in sweep.trials() if verdicts[trial.name] == "stop"]
+    rule = rule_of(sweep)
+    for place, trial in enumerate(sweep.trials()):
+        rule.report(epoch_row(trial.name, 1, val_accuracy=1 - place / 100, over=trial.train.epochs == 1))
+    stopped = [trial for trial in sweep.trials() if trial.name in rule.stopped]
     assert stopped
     assert {trial.train.epochs for trial in stopped} == {3}
-    assert strata.stopped == {trial.name for trial in stopped}
-
-
-def test_without_asha_there_are_no_strata():
-    sweep = recipe(asha=None)
-    assert strata_of(sweep, sweep.trials()) is None
 
 
 # ---- jobs ----
 
 
 def test_a_job_has_all_that_its_process_needs(tmp_path):
-    sweep = recipe(resources={"workers_per_trial": 2, "cpus_per_worker": 3}, features={"dtype": "bfloat16"})
+    sweep = recipe(
+        resources={"workers_per_trial": 2, "cpus_per_worker": 3}, features={"dtype": "bfloat16"}, objective="loss"
+    )
     trial = sweep.trials()[1]
-    job = Jobs(sweep, Machine(8, 2), tmp_path, ("a", "b")).of(trial)
+    job = Jobs(sweep, Machine(8, 2), tmp_path, ("a", "b"), (2, 4)).of(trial)
     assert (job.name, job.trial, job.workers, job.cpus, job.gpus) == (trial.name, trial, 2, 3, 1.0)
-    assert (job.storage, job.features, job.stored, job.refit) == (str(tmp_path), sweep.features, ("a", "b"), None)
+    assert (job.folder, job.features, job.stored, job.refit) == (str(tmp_path), sweep.features, ("a", "b"), None)
+    assert (job.objective, job.rungs) == ("loss", (2, 4))
     assert job_of({"job": job.model_dump_json()}) == job
 
 
@@ -103,40 +212,91 @@ class FakeTrial:
 
 @pytest.fixture
 def recorded(tmp_path):
-    """A recorder, and a reader of what it has written."""
+    """A recorder with a guard over two rates, and a reader of what it has written."""
     with Ledger(tmp_path / "run") as book:
         book.describe({})
         display = Display([configuration("a"), configuration("b")])
-        strata = Strata({"a": 0, "b": 0}, {"a": 4, "b": 4}, 1, 2)
-        yield SimpleNamespace(
-            recorder=_Recorder(book, display, strata), strata=strata, read=lambda: read(tmp_path / "run")
-        )
+        rule = Guard({"a": Entrant("g", 0.1, 0), "b": Entrant("g", 0.2, 0)}, (1,), 0.005, 3.0)
+        yield SimpleNamespace(recorder=_Recorder(book, display, rule), rule=rule, read=lambda: read(tmp_path / "run"))
 
 
-def send(recorder, trial, epoch):
-    recorder.on_trial_result(0, [], FakeTrial(trial), {"row": epoch_row(trial, epoch).model_dump_json()})
+def send(recorded, trial, epoch, **more):
+    """An epoch as it arrives: at the scheduler first, then at the recorder."""
+    row = epoch_row(trial, epoch, **more)
+    recorded.rule.report(row)
+    recorded.recorder.on_trial_result(0, [], FakeTrial(trial), {"row": row.model_dump_json()})
+
+
+def complete(recorded, *trials):
+    for trial in trials:
+        recorded.recorder.on_trial_complete(0, [], FakeTrial(trial))
+
+
+def last_states(recorded):
+    return {row["trial"]: row for row in recorded.read().trials}
 
 
 def test_every_epoch_is_written_once(recorded):
     recorded.recorder.on_trial_start(0, [], FakeTrial("a"))
     for epoch in (1, 2, 2, 1):
-        send(recorded.recorder, "a", epoch)
-    recorded.recorder.on_trial_complete(0, [], FakeTrial("a"))
+        send(recorded, "a", epoch)
+    complete(recorded, "a")
     run = recorded.read()
     assert [row["epoch"] for row in run.epochs] == [1, 2]
     assert [row["state"] for row in run.trials] == ["running", "finished"]
     assert (run.trials[-1]["epochs_completed"], run.trials[-1]["stopped_early"]) == (2, False)
 
 
-def test_a_trial_that_was_stopped_is_told_from_one_that_finished(recorded):
-    for trial, accuracy in (("a", 0.9), ("b", 0.1)):
-        send(recorded.recorder, trial, 1)
-        recorded.strata.decide(trial, 1, accuracy)
-        recorded.recorder.on_trial_complete(0, [], FakeTrial(trial))
-    assert {row["trial"]: (row["state"], row["stopped_early"]) for row in recorded.read().trials} == {
-        "a": ("finished", False),
-        "b": ("stopped", True),
-    }
+def test_what_was_compared_is_written_and_not_kept(recorded):
+    """The driver of a long sweep would fill its memory."""
+    send(recorded, "a", 1, evidence=missing(0.1))
+    assert recorded.recorder.rows["a"].evidence is None
+    send(recorded, "a", 2)
+    first, second = recorded.read().epochs
+    assert first["evidence"] == missing(0.1)
+    assert "evidence" not in second
+
+
+def test_a_trial_that_was_stopped_says_why_and_is_told_from_one_that_finished(recorded):
+    send(recorded, "a", 1, evidence=missing(0.1))
+    send(recorded, "b", 1, evidence=missing(0.6))
+    send(recorded, "a", 2, evidence=missing(0.1), over=True)
+    complete(recorded, "a", "b")
+    good, bad = last_states(recorded).values()
+    assert (good["state"], good["stopped_early"], "stop" in good) == ("finished", False, False)
+    assert (bad["state"], bad["stopped_early"], bad["epochs_completed"]) == ("stopped", True, 1)
+    stop = Stop.model_validate(bad["stop"])
+    assert stop == recorded.rule.stopped["b"]
+    assert (stop.epoch, stop.against, stop.behind) == (1, "lr 0.1", 0.5)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_trial_that_was_at_its_last_epoch_has_finished(recorded, epochs):
+    """Early stopping decides of its other seeds; it ended by itself, when it was dropped or after that."""
+    send(recorded, "a", 1, evidence=missing(0.1), over=True)
+    for epoch in range(1, epochs + 1):
+        send(recorded, "b", epoch, evidence=missing(0.6), over=epoch == epochs)
+    complete(recorded, "a", "b")
+    assert "b" in recorded.rule.stopped
+    bad = last_states(recorded)["b"]
+    assert (bad["state"], bad["stopped_early"], bad["epochs_completed"]) == ("finished", False, epochs)
+
+
+def test_a_trial_that_is_not_started_is_dropped(recorded):
+    send(recorded, "a", 1, evidence=missing(0.1))
+    recorded.rule.stopped["b"] = stop = Stop(epoch=1, against="lr 0.1", behind=0.5, error=0.1)
+    recorded.recorder.leave_out("b")
+    (row,) = recorded.read().trials
+    assert (row["trial"], row["state"], row["epochs_completed"]) == ("b", "dropped", 0)
+    assert Stop.model_validate(row["stop"]) == stop
+    assert recorded.recorder.display.ended == {"b": "dropped"}
+
+
+def test_without_early_stopping_all_finish(recorded):
+    recorded.recorder.rule = None
+    send(recorded, "a", 1)
+    complete(recorded, "a")
+    assert last_states(recorded)["a"]["state"] == "finished"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +306,7 @@ def test_a_trial_that_was_stopped_is_told_from_one_that_finished(recorded):
 @pytest.mark.parametrize("last", ["step", "experiment"])
 def test_a_failed_trial_says_why(recorded, tmp_path, text, error, last):
     """Tune stores the error only after it has told of it."""
-    send(recorded.recorder, "a", 1)
+    send(recorded, "a", 1)
     trial = FakeTrial("a")
     recorded.recorder.on_trial_error(0, [], trial)
     assert recorded.read().trials == []

@@ -12,7 +12,7 @@ class Processes:
         """`method` is spawn, or forkserver for processes that find what they import loaded."""
         self.context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            self.context.set_forkserver_preload(["pytest", "torch._dynamo", "raysweep.features.compute"])
+            self.context.set_forkserver_preload(["pytest", "timm", "torch._dynamo", "raysweep.train.phases"])
             self.end(self.start(int))  # the server takes a while
 
     def start(self, target: Callable[..., object], *args: Any) -> Any:
@@ -21,8 +21,8 @@ class Processes:
         process.start()
         return process
 
-    def end(self, process: Any) -> int:
+    def end(self, process: Any, seconds: float = 60) -> int:
         """The exit code of a process: 0 if the function returned, minus the signal that killed it."""
-        process.join(60)
+        process.join(seconds)
         assert process.exitcode is not None, "the process does not end"
         return process.exitcode

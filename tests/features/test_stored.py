@@ -61,6 +61,18 @@ def test_flips_pick_a_view_for_each_image(store, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(4, 3, 2), (5,)])
+@pytest.mark.parametrize("flips", [None, torch.zeros(0, dtype=torch.bool)])
+def test_an_empty_share_of_a_batch(store, dtype, shape, flips):
+    spec = replace(SPEC, shape=shape, dtype=dtype)
+    mirrored = replace(spec, flip=True)
+    make(store, spec, mirrored)
+    source = Stored([[store.open(spec)], [store.open(mirrored)]], dtype, CPU)
+    (found,) = source.batch(torch.zeros(0, dtype=torch.int64), flips, training=True)
+    assert (tuple(found.shape), found.dtype) == ((0, *shape), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("flips", [None, torch.tensor([True, False, True])])
 def test_a_batch_can_be_written_to(store, dtype, flips):
     """An in-place activation at the head of the suffix must not reach the store."""

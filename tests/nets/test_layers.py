@@ -2,6 +2,7 @@
 
 import pytest
 import timm
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from raysweep.nets import backbones
@@ -94,8 +95,10 @@ def test_freeze_undoes_an_earlier_depth():
     assert all(value.requires_grad for value in network.parameters())
 
 
-def test_batch_norm_without_parameters_is_frozen():
-    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, affine=False), nn.Flatten(), nn.Linear(128, 4))
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d, nn.SyncBatchNorm, SyncBatchNormAct])
+def test_batch_norm_without_parameters_is_frozen(kind):
+    """Also as one of several GPUs has it."""
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), kind(2, affine=False), nn.Flatten(), nn.Linear(128, 4))
     freeze(network, select(network, 1, ["3"]))
     set_modes(network, "frozen")
     assert [module.training for module in network] == [False, False, True, True]

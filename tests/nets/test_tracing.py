@@ -13,6 +13,7 @@ from raysweep.nets.scratch import SmallCnn
 from raysweep.nets.tracing import PROBES, outputs, seconds_per_node, traced
 from raysweep.recipe import Model
 from tests.nets.small_networks import InPlace, Net, Untraceable, cut_at, images, lively
+from tests.nets.small_transformers import SWIN
 
 
 def iadd(net, x):
@@ -151,6 +152,13 @@ def test_every_node_takes_its_time(monkeypatch):
     assert set(seconds) == {node.name for node in traced(network, 16)[0].graph.nodes}
     assert set(seconds.values()) == {0.5}
     assert {value.device.type for value in network.state_dict().values()} == {"meta"}
+
+
+def test_seconds_of_a_network_with_a_tensor_of_five_axes():
+    """Which `nn.Module.to` refuses to put channels last."""
+    network = backbones.outline(SWIN, Model(weights="none"), 4).network
+    seconds = seconds_per_node(network, 32, batch=2)
+    assert set(seconds) == {node.name for node in traced(network, 32)[0].graph.nodes}
 
 
 def test_shapes_are_read_at_both_probes():

@@ -74,7 +74,16 @@ def test_name_changes_with_every_field(change):
     assert Recipe.model_validate(change).trials()[0].name != Recipe().trials()[0].name
 
 
-@pytest.mark.parametrize("change", [{"name": "other"}, {"asha": None}, {"grid": {"lr": [0.001, 0.1]}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"asha": None},
+        {"grid": {"lr": [0.001, 0.1]}},
+        {"objective": "loss", "tolerance": 1.0, "confidence": 0.8},
+        {"final": {"of": "all"}},
+    ],
+)
 def test_name_does_not_change_with_what_other_trials_do(change):
     assert Recipe.model_validate(change).trials()[0].name == Recipe().trials()[0].name
 

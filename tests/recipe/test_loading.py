@@ -50,13 +50,18 @@ grid:
   - {backbone: small_cnn, clip_norm: [null, 1.0], compile: false}
 model: {head: {kind: mlp, sizes: 64, activation: none}, weights: none}
 train: {weight_decay: 1.0e-4}
+objective: balanced_accuracy
+tolerance: 1
+confidence: 0.8
 asha: null
 resources: {gpus_per_worker: 0.5}
 features: {cache: false}
+final: {of: all}
 """
+PLAIN = "asha: {grace_epochs: 1, compare_within: [depth]}"
 
 
-@pytest.mark.parametrize("text", ["", BLOCKS, EVERYTHING])
+@pytest.mark.parametrize("text", ["", BLOCKS, EVERYTHING, PLAIN, "asha: {guard: null}"])
 def test_a_run_folder_gives_its_recipe_back(recipe_file, tmp_path, text):
     recipe = load(recipe_file(text), ["train.epochs=7"])
     with Ledger(tmp_path / "run") as book:
@@ -108,6 +113,13 @@ def test_imports_neither_torch_nor_ray():
         ("resources.gpus_per_worker=0", lambda r: r.resources.gpus_per_worker == 0),
         ("asha=null", lambda r: r.asha is None),
         ("asha.compare_within=[]", lambda r: r.asha.compare_within == ()),
+        ("asha.guard=2", lambda r: r.asha.guard == 2.0),
+        ("asha.guard=null", lambda r: r.asha.guard is None),
+        ("objective=macro_f1", lambda r: r.objective == "macro_f1"),
+        ("tolerance=1", lambda r: r.tolerance == 1.0),
+        ("tolerance=0", lambda r: r.tolerance == 0.0),
+        ("confidence=0.95", lambda r: r.confidence == 0.95),
+        ("final.of=each-network", lambda r: r.final.of == "each-network"),
         ("grid.lr=[1e-3, 3e-4]", lambda r: r.grid[0].lr == (0.001, 0.0003)),
         (
             "grid.depth=[1, head, layer3, [layer1, fc]]",

@@ -105,7 +105,7 @@ def test_layers_protocol():
     assert (model.weights, model.head, model.batch_norm) == ("IMAGENET1K_V2", Head(kind="keep"), "training")
     assert {facts(trial) for trial in recipe.trials()} == {("adam", 1e-3, 1e-4, 1024, "cosine", 15)}
     assert recipe.train.train_accuracy_on == "all"
-    assert (recipe.asha, recipe.final.enabled) == (None, True)
+    assert (recipe.asha, recipe.final.enabled, recipe.final.of) == (None, True, "best")
 
 
 def test_layers_improved():
@@ -134,7 +134,7 @@ def test_cnn_against_resnet18():
     assert {facts(trial)[:-1] for trial in recipe.trials()} == {("adam", 1e-3, 0.0, 64, "constant")}
     assert {trial.train.validate_every_steps for trial in recipe.trials()} == {2000}
     assert [trial.model.weights for trial in recipe.trials()] == ["none", *["IMAGENET1K_V1"] * 3]
-    assert recipe.asha is None
+    assert (recipe.asha, recipe.final.of) == (None, "each-network")
 
 
 def test_cnn_against_resnet18_improved():
@@ -165,7 +165,7 @@ def test_resnet18_head():
     assert resnet.model.head == Head(kind="mlp", sizes=(256,), activation="relu")
     assert {facts(trial)[:-1] for trial in recipe.trials()} == {("adam", 1e-3, 0.0, 200, "constant")}
     assert [trial.train.patience for trial in recipe.trials()] == [None, None, 5]
-    assert recipe.asha is None
+    assert (recipe.asha, recipe.final.of) == (None, "each-network")
 
 
 def test_resnet18_head_splits():
@@ -203,6 +203,8 @@ def test_resnet50_mlp():
     assert (head.dropout, head.hidden_dropout) == (0.5, 0.2)
     assert trial.model.weights == "IMAGENET1K_V1"
     assert (trial.data.dataset, trial.data.image_size, trial.data.augment) == ("cifar100", 32, ("hflip",))
+    assert trial.data.normalize.mean == (0.4914, 0.4822, 0.4465)
+    assert trial.data.normalize.std == (0.2023, 0.1994, 0.2010)
 
 
 def test_resnet50_mlp_improved():
@@ -396,10 +398,10 @@ def test_cifar100_files_through_the_published_protocol(tmp_path, monkeypatch):
         assert (row["head"], row["batch_norm"], row["cached"]) == ("keep", "training", False)
         assert (row["trainable_parameters"] >= 2_049_000, row["total_parameters"]) == (True, RESNET50)
         assert 0 <= row["val_accuracy"] <= 1 < row["val_loss"]
-    result = json.loads((run / "final" / "result.json").read_text())
+    result = json.loads((run / "final" / "best" / "result.json").read_text())
     assert (len(result["class_names"]), len(result["confusion"])) == (100, 100)
     assert result["train_images"] == 120 + rows[0]["val_images"]
-    samples = json.loads((run / "final" / "samples.json").read_text())
+    samples = json.loads((run / "final" / "best" / "samples.json").read_text())
     assert 0 <= samples["superclasses"]["accuracy"] <= 1
     assert (run / "report" / "index.html").is_file()
     assert ended.stdout.splitlines()[-1] == f"report: {run / 'report' / 'index.html'}"

@@ -48,6 +48,18 @@ import pytest
         ("grid.optimizer=model.pth", ("grid.optimizer=model.pth", "'adam', 'adamw' or 'sgd'")),
         ("grid.head=deep", ("grid.head.kind=deep", "'mlp'")),
         ("asha.compare_within=[dept]", ("asha.compare_within=dept", "did you mean depth")),
+        # the comparison, and early stopping
+        ("objective=top5", ("objective=top5", "'accuracy', 'balanced_accuracy', 'macro_f1' or 'loss'")),
+        ("tolerance=-1", ("tolerance=-1", "greater than or equal to 0")),
+        ("tolerance=101", ("tolerance=101", "less than or equal to 100")),
+        ("tolerance=half", ("tolerance=half", "a valid number")),
+        ("confidence=0.5", ("confidence=0.5", "greater than 0.5")),
+        ("confidence=1", ("confidence=1", "less than 1")),
+        ("confidence=90", ("confidence=90", "less than 1")),
+        ("asha.guard=0", ("asha.guard=0", "greater than 0")),
+        ("asha.guard=true", ("asha.guard=true", "a valid number")),
+        ("asha={guard: 3, compare_within: [depth]}", ("asha: compare_within=['depth']", "set asha.guard=null")),
+        ("final.of=worst", ("final.of=worst", "'recommended', 'best', 'each-network' or 'all'")),
         # depths
         ("grid.depth=0", ("grid.depth.0=0", "depth 0 trains nothing", "1 is the classifier alone")),
         ("grid.depth=[1, -3]", ("grid.depth.1=-3", "depth -3 trains nothing")),

@@ -1,6 +1,6 @@
 import pytest
 
-from raysweep.recipe import Head, Recipe
+from raysweep.recipe import Asha, Final, Head, Recipe
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,36 @@ def test_a_head_holds_only_what_applies():
 def test_recipe_is_immutable():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().train.epochs = 3
+
+
+def test_what_a_recipe_asks_unless_it_says_otherwise():
+    recipe = Recipe()
+    assert (recipe.objective, recipe.tolerance, recipe.confidence) == ("accuracy", 0.5, 0.9)
+    assert (recipe.asha.guard, recipe.asha.compare_within) == (3.0, ("backbone", "depth", "seed"))
+    assert recipe.final == Final(enabled=True, of="recommended", workers=None)
+
+
+@pytest.mark.parametrize(
+    ("asha", "guard", "within"),
+    [
+        ({}, 3.0, ("backbone", "depth", "seed")),
+        ({"grace_epochs": 5}, 3.0, ("backbone", "depth", "seed")),
+        ({"guard": None}, None, ("backbone", "depth", "seed")),
+        ({"guard": 2}, 2.0, ("backbone", "depth", "seed")),
+        ({"compare_within": ["backbone", "depth", "seed"]}, 3.0, ("backbone", "depth", "seed")),
+        ({"compare_within": ["depth"]}, None, ("depth",)),
+        ({"compare_within": "depth"}, None, ("depth",)),
+        ({"compare_within": []}, None, ()),
+        ({"compare_within": ["seed", "depth", "backbone"]}, None, ("seed", "depth", "backbone")),
+        ({"guard": None, "compare_within": ["depth"]}, None, ("depth",)),
+    ],
+)
+def test_whoever_says_what_competes_with_what_asks_for_plain_asha(asha, guard, within):
+    found = Asha.model_validate(asha)
+    assert (found.guard, found.compare_within) == (guard, within)
+    assert Asha.model_validate(found.model_dump(mode="json")) == found
+
+
+def test_the_guard_and_what_competes_with_what_exclude_each_other():
+    with pytest.raises(ValueError, match=r"compare_within=\['depth'\] is of plain ASHA; set asha.guard=null"):
+        Asha(guard=3.0, compare_within=("depth",))

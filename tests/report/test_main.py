@@ -4,7 +4,13 @@ import pytest
 from click.testing import CliRunner
 
 from raysweep.report.__main__ import main
-from tests.report.synthetic_runs import epoch_rows, planned
+from tests.report.synthetic_runs import finished, planned
+
+
+@pytest.fixture(autouse=True)
+def blank(monkeypatch):
+    """Pictures are not drawn, which takes most of the time."""
+    monkeypatch.setattr("raysweep.report.page.png", lambda figure: b"")
 
 
 def call(*words):
@@ -13,8 +19,7 @@ def call(*words):
 
 @pytest.fixture
 def make_folder(make_run):
-    plan = planned(3)
-    return lambda name: make_run([(plan, "finished", epoch_rows(plan, 0.9))], name=name).folder
+    return lambda name: make_run([finished(planned(depth), 0.9 + depth / 100) for depth in (1, 3)], name=name).folder
 
 
 @pytest.fixture
@@ -25,12 +30,15 @@ def folder(make_folder):
 def test_one_run(folder):
     result = call(folder)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{folder / 'report' / 'index.html'}\n"
+    answer, page = result.stdout.splitlines()
+    assert answer.startswith("Fine-tune the last 3 layers of tf_efficientnet_lite0 at lr 0.001: ")
+    assert page == f"report: {folder / 'report' / 'index.html'}"
     assert (folder / "report" / "index.html").is_file()
+    assert (folder / "results.csv").is_file()
 
 
 def test_elsewhere(folder, tmp_path):
-    assert call(folder, "--out", tmp_path / "out").stdout == f"{tmp_path / 'out' / 'index.html'}\n"
+    assert call(folder, "--out", tmp_path / "out").stdout.endswith(f"report: {tmp_path / 'out' / 'index.html'}\n")
     assert (tmp_path / "out" / "index.html").is_file()
     assert not (folder / "report").exists()
 
@@ -39,8 +47,26 @@ def test_several_runs_are_compared(make_folder):
     first, second = make_folder("run0"), make_folder("run1")
     result = call(first, second)
     index = first / "report" / "compare" / "index.html"
-    assert (result.exit_code, result.stdout) == (0, f"{index}\n")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f"\nreport: {index}\n")
     assert "tf_efficientnet_lite0 (run=run1)" in index.read_text(encoding="utf-8")
+
+
+def test_another_tolerance_and_confidence(folder):
+    result = call(folder, "--tolerance", "4", "--confidence", "0.95")
+    assert result.stdout.startswith("Train only the classifier of tf_efficientnet_lite0 at lr 0.001: at most ")
+    assert "(95 % confidence)" in result.stdout
+    assert "with a tolerance of 4 points" in (folder / "report" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "words", [("--tolerance", "-1"), ("--tolerance", "101"), ("--confidence", "0.5"), ("--confidence", "1")]
+)
+def test_out_of_range_exits_2(folder, words):
+    result = call(folder, *words)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.stderr
+    assert not (folder / "report").exists()
 
 
 def test_folder_without_a_run_exits_2_with_one_sentence(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from raysweep.report.tables import epochs_table, trials_table
-from tests.report.synthetic_runs import EPOCHS, epoch_rows, planned
+from tests.report.synthetic_runs import EPOCHS, epoch_rows, finished, planned
 
 
 def test_one_row_per_trial_with_its_last_epoch(make_run):
@@ -24,6 +24,30 @@ def test_stopped_and_planned_trials_are_rows_too(make_run):
     assert trials["stopped_early"].tolist() == [True, False]
     assert trials["epochs_completed"].tolist() == [2, 0]
     assert trials["val_accuracy"].isna().tolist() == [False, True]
+
+
+def test_a_dropped_trial_never_started_and_says_why(make_run):
+    stopped = planned(1, lr=0.1)
+    outcomes = [(stopped, "stopped", epoch_rows(stopped, 0.5, 3)), (planned(1, lr=0.1, seed=1), "dropped", [])]
+    trials = trials_table(make_run(outcomes))
+    assert trials["state"].tolist() == ["stopped", "dropped"]
+    assert trials["stopped_early"].tolist() == [True, True]
+    assert trials["epochs_completed"].tolist() == [3, 0]
+    assert trials["why_stopped"].tolist() == ["7.1 ± 1.2 points behind lr 0.001 at epoch 3"] * 2
+
+
+def test_a_trial_out_of_patience_has_finished(make_run):
+    """Its last row says so, though epochs are left."""
+    *rows, last = epoch_rows(planned(1), 0.8, 4)
+    run = make_run([(planned(1), "running", [*rows, last.model_copy(update={"over": True})])])
+    row = trials_table(run).iloc[0]
+    assert (row["state"], row["epochs_completed"], row["epochs_planned"]) == ("finished", 4, EPOCHS)
+
+
+def test_every_score_is_a_column(make_run):
+    row = trials_table(make_run([finished(planned(1), 0.8)])).iloc[0]
+    assert row[["val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss"]].notna().all()
+    assert len({*row[["val_accuracy", "val_balanced_accuracy", "val_macro_f1"]]}) == 3
 
 
 def test_a_trial_with_all_its_epochs_has_finished_though_the_sweep_was_killed(make_run):

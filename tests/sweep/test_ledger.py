@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from raysweep.sweep import ledger
 from raysweep.sweep.ledger import Ledger, RunFolderError, read
-from raysweep.sweep.rows import FinalResult
+from raysweep.sweep.rows import FinalResult, Stop
 from tests.sweep.sample_rows import configuration, epoch_row
 
 ABOUT = {"recipe": {"name": "été"}, "versions": {"torch": "2"}, "host": "here", "command": "c", "started": "now"}
@@ -28,7 +28,11 @@ FINAL = {
     "duplicated_test_images": 0, "test_loss": 1.5, "test_images": 4, "train_images": 8, "train_loss": 1.25,
     "seconds": 2.0, "workers": 1, "class_names": ["a", "b"], "confusion": [[1, 1], [1, 1]],
 }  # fmt: skip
-"""As final/result.json holds it, but for the schema version, which the first edition did not write."""
+"""As the first edition's final/result.json holds it."""
+SCORES = {
+    "test_balanced_accuracy": 0.5, "test_macro_f1": 0.45, "test_top5": None, "test_calibration_error": 0.1,
+    "calibration": [[0.6, 0.5, 4]],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_rows_are_readable_while_the_writer_is_open(book):
     assert [(row["trial"], row["state"]) for row in run.trials] == [("a", "planned"), ("a", "running")]
     assert run.trials[0]["depth"] == ["layer1", "fc"]
     assert run.trials[0]["time"] <= run.trials[1]["time"]
-    assert run.final is None
+    assert (run.finals, run.features) == ({}, None)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -112,14 +116,59 @@ def test_half_written_last_line_is_ignored(book, cut):
     assert len(whole) == 1
 
 
-@pytest.mark.parametrize("more", [{"schema_version": 2}, {}, {"run": "as a later edition might add"}])
-def test_final_result_is_read(book, more):
-    (book.folder / "final").mkdir()
-    (book.folder / "final" / "result.json").write_text(json.dumps(FINAL | more), encoding="utf-8")
-    final = read(book.folder).final
+def test_a_row_says_only_what_there_is_to_say(book):
+    book.epoch(epoch_row())
+    book.epoch(epoch_row(epoch=2, over=True, shared=True, evidence="bits:2:wA=="))
+    first, second = read(book.folder).epochs
+    assert {"over", "shared", "evidence", "val_by_step", "val_top5"}.isdisjoint(first)
+    assert (second["over"], second["shared"], second["evidence"]) == (True, True, "bits:2:wA==")
+
+
+def test_a_row_tells_why_a_trial_was_not_started(book):
+    stop = Stop(epoch=3, against="lr 0.001", behind=0.125, error=0.0125)
+    book.trial("a", "dropped", epochs_completed=0, stop=stop)
+    (row,) = read(book.folder).trials
+    assert (row["state"], row["epochs_completed"], Stop.model_validate(row["stop"])) == ("dropped", 0, stop)
+
+
+def test_features_are_read(book):
+    (book.folder / "features.json").write_text('{"decisions": []}', encoding="utf-8")
+    assert read(book.folder).features == {"decisions": []}
+
+
+# ---- final fits ----
+
+
+def write_final(folder, **changed):
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(FINAL | changed), encoding="utf-8")
+
+
+@pytest.mark.parametrize("more", [{"schema_version": 2} | SCORES, SCORES, {"run": "as a later edition might add"}])
+def test_a_final_result_is_read(book, more):
+    write_final(book.folder / "final" / "recommended", **more)
+    (final,) = read(book.folder).finals.values()
     assert isinstance(final, FinalResult)
     assert (final.test_accuracy, final.depth, final.confusion) == (0.5, ("stage1", "head"), ((1, 1), (1, 1)))
-    assert final.model_dump(mode="json") == FINAL | {"schema_version": 2}
+    unsaid = dict.fromkeys(SCORES) | {"calibration": []}
+    kept = {name: value for name, value in more.items() if name in FinalResult.model_fields}
+    assert final.model_dump(mode="json") == FINAL | unsaid | kept | {"schema_version": 2}
+
+
+def test_final_fits_have_names_and_folders(book):
+    for name, trial in (("resnet18", "a"), ("small_cnn", "b")):
+        write_final(book.folder / "final" / name, trial=trial)
+    (book.folder / "final" / "broken-off").mkdir()
+    run = read(book.folder)
+    assert {name: final.trial for name, final in run.finals.items()} == {"resnet18": "a", "small_cnn": "b"}
+    assert run.final_folder("small_cnn") == book.folder / "final" / "small_cnn"
+
+
+def test_the_first_editions_final_fit_has_no_name(book):
+    write_final(book.folder / "final")
+    run = read(book.folder)
+    assert {name: final.trial for name, final in run.finals.items()} == {"": "a"}
+    assert run.final_folder("") == book.folder / "final"
 
 
 # ---- one writer, one run ----

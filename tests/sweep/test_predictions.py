@@ -18,7 +18,7 @@ def dataset(count, superclasses=None):
     pool = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 3, 4, 6))
     rows = np.arange(count)
     split = Split(pool, rows, rows % len(NAMES), tuple(f"test/{row}" for row in rows))
-    return Dataset(split, split, split, NAMES, "0" * 32, superclasses)
+    return Dataset(split, split, split, NAMES, "0" * 32, superclasses=superclasses)
 
 
 def written(folder, images, predicted, **more):

@@ -36,6 +36,14 @@ def test_piped_output_is_a_line_for_each_trial(display):
     assert "\x1b" not in out.getvalue()
 
 
+def test_a_line_tells_why_a_trial_was_not_started(display):
+    shown, out = display()
+    shown.end("a", "dropped", "2.0 ± 0.3 points behind lr 0.1 at epoch 2")
+    assert out.getvalue() == (
+        "[1/2] resnet18 depth 3 lr 0.001 seed 0: dropped (2.0 ± 0.3 points behind lr 0.1 at epoch 2)\n"
+    )
+
+
 def test_a_line_tells_the_grids_other_axes(display):
     shown, out = display(axes={"head": "mlp", "patience": None})
     shown.end("a", "finished")
@@ -82,9 +90,10 @@ def test_view(display):
     shown.start("b")
     shown.row(row("b", val_accuracy=0.9))
     shown.end("b", "stopped")
+    shown.end("c", "dropped")
     text = view(shown)
-    assert "1/4" in text
-    assert "1 stopped early, about 0:" in text
+    assert "2/4" in text
+    assert "2 stopped early, about 0:" in text
     assert text.count("running") == 1
     assert text.splitlines()[-1].split() == ["resnet18", "3", "90.0", "%"]
 

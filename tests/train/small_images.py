@@ -9,9 +9,11 @@ from raysweep.data.sources import Images
 from raysweep.nets.scratch import SmallCnn
 from raysweep.nets.zoo import UNIT
 from raysweep.recipe import Data, Model, Train, Trial
+from raysweep.train.ddp import World
 from raysweep.train.loop import Training
 from raysweep.train.measures import Measures
 from raysweep.train.metrics import Labelled
+from raysweep.train.randomness import Draws, draw_for_the_whole_batch
 
 SIDE = 8
 
@@ -53,6 +55,14 @@ def cnn(seed: int = 0) -> SmallCnn:
     return SmallCnn(2)
 
 
+def with_dropout(network: nn.Module, world: World | None = None, p: float = 0.5) -> tuple[nn.Module, Draws]:
+    """The network with dropout of its scores, and what that draws from."""
+    draws = Draws(world or World())
+    dropping = nn.Sequential(network, nn.Dropout(p))
+    draw_for_the_whole_batch(dropping, draws)
+    return dropping, draws
+
+
 def phase_of(lr: float = 0.01, seed: int = 0, flip: bool = False, batch_norm: str = "frozen", **settings) -> Trial:
     """A trial of one phase, of which only how it is trained matters; two epochs in batches of 4."""
     return Trial(
@@ -66,9 +76,14 @@ def phase_of(lr: float = 0.01, seed: int = 0, flip: bool = False, batch_norm: st
     )
 
 
+def training_of(network: nn.Module, phase: Trial, training: Labelled, validation: Labelled | None, **more) -> Training:
+    """A training of two classes."""
+    return Training(phase, network, training, validation, 2, **more)
+
+
 def epochs_of(network: nn.Module, phase: Trial, counts: tuple[int, int] = (12, 6), **more) -> list[Measures]:
     """What training on so many images, validated on so many, measures."""
-    return list(Training(phase, network, *map(labelled, counts), **more).epochs())
+    return list(training_of(network, phase, *map(labelled, counts), **more).epochs())
 
 
 def without_time(found: list[Measures]) -> list[dict]:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from raysweep.data.sources import Images
-from raysweep.train.loop import DivergedError, Training, batches
-from tests.train.small_images import cnn, epochs_of, labelled, linear, phase_of, without_time
+from raysweep.train.loop import DivergedError, batches
+from tests.train.small_images import cnn, epochs_of, labelled, linear, phase_of, training_of, with_dropout, without_time
 
 # ---- what is measured ----
 
@@ -22,28 +22,35 @@ def test_loss_decreases():
 @pytest.mark.parametrize("precision", ["none", "bfloat16"])
 def test_same_seed_same_measures(precision):
     def run(seed):
-        network = nn.Sequential(cnn(), nn.Dropout(0.5))
-        return without_time(epochs_of(network, phase_of(seed=seed, flip=True, autocast=precision)))
+        network, draws = with_dropout(cnn())
+        return without_time(epochs_of(network, phase_of(seed=seed, flip=True, autocast=precision), draws=draws))
 
     assert run(1) == run(1)
     assert run(1) != run(2)
 
 
-def test_measures_do_not_depend_on_what_happens_between_epochs():
-    def run(draws):
-        network = nn.Sequential(linear(0.01), nn.Dropout(0.5))
+@pytest.mark.parametrize("dropout", [None, nn.Dropout(0.5), nn.AlphaDropout(0.5)])
+def test_measures_do_not_depend_on_what_happens_between_epochs(dropout):
+    """Nor where dropout is the network's own, as in a compiled one: it too is drawn from the trial's seed."""
+
+    def run(numbers, seed=0):
+        network, draws = (nn.Sequential(linear(0.01), dropout), None) if dropout else with_dropout(linear(0.01))
+        phase = phase_of(lr=0.1, epochs=3, seed=seed)
         found = []
-        for measures in Training(phase_of(lr=0.1, epochs=3), network, labelled(12), labelled(6)).epochs():
-            torch.rand(draws)
+        for measures in training_of(network, phase, labelled(12), labelled(6), draws=draws).epochs():
+            torch.rand(numbers)
             found.append(measures)
         return without_time(found)
 
-    assert run(1) == run(2)
+    torch.manual_seed(1)
+    first = run(1)
+    assert first == run(2)
+    assert first != run(1, seed=1)
 
 
 def test_without_validation():
     """As in the final fit."""
-    found = list(Training(phase_of(patience=1), linear(), labelled(6), None).epochs())
+    found = list(training_of(linear(), phase_of(patience=1), labelled(6), None).epochs())
     stated = [set(one.model_dump(exclude_defaults=True)) for one in found]
     assert stated == [{"epoch", "train_loss", "lr_epoch", "seconds"}] * 2
 
@@ -57,8 +64,9 @@ def test_train_accuracy_is_measured_like_validation_accuracy():
     asked = []
     for seed in (0, 1):
         training, validation = labelled(20), labelled(6)
-        network = nn.Sequential(cnn(), nn.Dropout(0.5))
-        for measures in Training(phase_of(seed=seed, flip=True, batch_size=8), network, training, validation).epochs():
+        network, draws = with_dropout(cnn())
+        phase = phase_of(seed=seed, flip=True, batch_size=8)
+        for measures in training_of(network, phase, training, validation, draws=draws).epochs():
             positions, flips, _ = training.source.asked[-1]
             with torch.no_grad():
                 scores = network.eval()(*training.source.batch(positions, None, training=False))
@@ -72,7 +80,7 @@ def test_train_accuracy_is_measured_like_validation_accuracy():
 
 def test_train_accuracy_on_all_images():
     training = labelled(20)
-    list(Training(phase_of(train_accuracy_on="all"), linear(), training, labelled(6)).epochs())
+    list(training_of(linear(), phase_of(train_accuracy_on="all"), training, labelled(6)).epochs())
     positions, _, _ = training.source.asked[-1]
     assert positions.tolist() == list(range(20))
 
@@ -139,7 +147,7 @@ def test_flips_are_drawn_for_each_image_and_epoch():
 @pytest.mark.parametrize("flip", [True, False])
 def test_training_asks_for_flips(flip):
     training = labelled(12)
-    list(Training(phase_of(epochs=1, flip=flip), linear(), training, labelled(4)).epochs())
+    list(training_of(linear(), phase_of(epochs=1, flip=flip), training, labelled(4)).epochs())
     while_training = [flips is not None for _, flips, training in training.source.asked if training]
     assert while_training == [flip] * 3
 
@@ -200,7 +208,7 @@ class Spoilt(Images):
 def test_divergence_that_shows_in_validation_alone(steps, sound, epoch):
     validation = labelled(4, kind=Spoilt)
     validation.source.sound = sound
-    run = Training(phase_of(epochs=3, validate_every_steps=steps), linear(), labelled(12), validation).epochs()
+    run = training_of(linear(), phase_of(epochs=3, validate_every_steps=steps), labelled(12), validation).epochs()
     found = list(itertools.islice(run, epoch - 1))
     assert all(math.isfinite(one.train_loss) for one in found)
     expected = rf"the validation loss is nan in epoch {epoch}: lower lr=0\.01 or set train\.clip_norm"

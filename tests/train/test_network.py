@@ -1,9 +1,12 @@
 """A trial's network in two sides, and that features stored of the first change nothing for the second."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
+from timm.layers import DropPath
+from torch import nn
 
 from raysweep.data.sources import Images
 from raysweep.features.compute import is_cacheable, make_features, stored_split
@@ -15,12 +18,18 @@ from raysweep.train.ddp import World
 from raysweep.train.loop import Training
 from raysweep.train.metrics import predict
 from raysweep.train.network import assemble, labelled
+from raysweep.train.randomness import WholeBatchDropout, WholeBatchDropPath
 from tests.features import small_trials
 from tests.features.small_trials import TEST_IMAGES, TRAIN_IMAGES, VAL_IMAGES
+from tests.nets.small_transformers import SWIN, VIT
+from tests.train.ranks import go_through, results_of
 from tests.train.small_images import without_time
 
 CPU = torch.device("cpu")
+WORLD = World()
 EPOCHS = 2
+CLASSES = 4
+SCORES = [f"{split}_{score}" for split in ("train", "val") for score in ("accuracy", "balanced_accuracy", "macro_f1")]
 
 
 def trial_of(*args, **fields):
@@ -41,13 +50,15 @@ def make(trial, settings):
 
 def measures_of(trial, settings=None, world=None):
     """What the epochs of a trial measure, from stored features where settings say where."""
-    network = assemble(trial, CPU)
+    world = world or WORLD
+    network = assemble(trial, world)
     splits = {}
     for split in ("train", "val"):
         stored = stored_split(trial, split, settings, CPU) if settings else None
         splits[split] = labelled(network, trial, split, CPU, stored)
         assert isinstance(splits[split].source, Stored if settings else Images)
-    return without_time(list(Training(trial, network.suffix, splits["train"], splits["val"], world).epochs()))
+    run = Training(trial, network.suffix, splits["train"], splits["val"], CLASSES, world, network.draws)
+    return without_time(list(run.epochs()))
 
 
 def assert_alike(found, expected, loss=1e-4):
@@ -57,7 +68,7 @@ def assert_alike(found, expected, loss=1e-4):
         assert one == pytest.approx(other, rel=loss, abs=0)
         assert one["val_loss"] > 0.01
         if loss < 1e-3:
-            for key in ("epoch", "train_accuracy", "val_accuracy"):
+            for key in ("epoch", *SCORES):
                 assert one[key] == other[key]
 
 
@@ -76,6 +87,7 @@ CASES = [
     ("tf_efficientnet_lite0", 4, 1, "recalibrated", [], 32),
     ("tf_efficientnet_lite0", 21, None, "frozen", ["hflip"], 32),
     ("small_cnn", ["stage2", "head"], 1, "frozen", ["hflip"], 32),
+    (SWIN, "layers.1", 2, "frozen", ["hflip"], 32),
 ]
 
 
@@ -124,20 +136,15 @@ def test_16_bits_take_half_and_stay_close(settings, dtype, tolerance):
     assert_alike(measures_of(trial, half), measures_of(trial), loss=tolerance)
 
 
-def rank_main(rank, folder, trial, settings):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(measures_of(trial, settings, World(rank, 2)), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.slow
-def test_two_ranks_read_the_same_features(settings, tmp_path):
-    trial = trial_of(depth=3, augment=["hflip"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_read_the_same_features(processes, settings, tmp_path, size):
+    """Of the last batch of 2 images one of three ranks has none."""
+    trial = trial_of(depth=3, augment=["hflip"], limit=34)
     make(trial, settings)
-    torch.multiprocessing.spawn(rank_main, (str(tmp_path), trial, settings), nprocs=2)
-    for rank in (0, 1):
-        assert_alike(torch.load(tmp_path / f"{rank}.pt", weights_only=True), measures_of(trial))
+    go_through(processes, size, tmp_path, {"stored": partial(measures_of, trial, settings)})
+    for measures in results_of(tmp_path, size, "stored"):
+        assert_alike(measures, measures_of(trial))
 
 
 # ---- the two sides ----
@@ -145,9 +152,9 @@ def test_two_ranks_read_the_same_features(settings, tmp_path):
 
 def trained(trial):
     """The network after its training, and its validation images."""
-    network = assemble(trial, CPU)
+    network = assemble(trial, WORLD)
     splits = [labelled(network, trial, split, CPU) for split in ("train", "val")]
-    list(Training(trial, network.suffix, *splits).epochs())
+    list(Training(trial, network.suffix, *splits, CLASSES, draws=network.draws).epochs())
     return network, splits[1]
 
 
@@ -199,7 +206,7 @@ def test_one_trial_leaves_nothing_to_the_next(batch_norm):
 def test_head_is_drawn_from_the_seed():
     trial = trial_of()
     first, again, other = (
-        assemble(trial.model_copy(update={"seed": seed}), CPU).suffix.get_parameter("classifier.weight")
+        assemble(trial.model_copy(update={"seed": seed}), WORLD).suffix.get_parameter("classifier.weight")
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
@@ -208,7 +215,7 @@ def test_head_is_drawn_from_the_seed():
 
 def test_exactly_the_trained_layers_ask_for_gradients():
     """Also after another depth was cut from the same network."""
-    deep, shallow = (assemble(trial_of(depth=depth), CPU).suffix for depth in (3, 1))
+    deep, shallow = (assemble(trial_of(depth=depth), WORLD).suffix for depth in (3, 1))
     names = [{name for name, p in suffix.named_parameters() if p.requires_grad} for suffix in (deep, shallow)]
     assert names[1] == {"classifier.weight", "classifier.bias"}
     assert names[0] == names[1] | {"stage3.0.weight", "stage3.1.weight", "stage3.1.bias"}
@@ -216,7 +223,7 @@ def test_exactly_the_trained_layers_ask_for_gradients():
 
 def test_labels_are_of_the_split():
     trial = trial_of()
-    network = assemble(trial, CPU)
+    network = assemble(trial, WORLD)
     for split, count in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES), ("test", TEST_IMAGES)):
         found = labelled(network, trial, split, CPU)
         assert len(found.source) == len(found.labels) == len(found) == count
@@ -230,14 +237,46 @@ def placed(module):
 
 def test_matrix_products_are_the_suffixs_alone():
     """At 32 pixels the maps of layer4 are of one pixel, and those of layer3 of four; layer3 is in the prefix."""
-    network = assemble(trial_of("resnet18", "layer4"), CPU)
+    network = assemble(trial_of("resnet18", "layer4"), WORLD)
     convolutions = {f"layer4.{block}.conv{number}" for block in (0, 1) for number in (1, 2)}
     assert placed(network.suffix) == convolutions | {"layer4.0.downsample.0"}
     assert placed(network.prefix) == placed(network.whole()) == placed(network.task.backbone.network) == set()
 
 
 def test_matrix_products_are_of_float32_alone():
-    assert placed(assemble(trial_of("resnet18", "layer4", autocast="bfloat16"), CPU).suffix) == set()
+    assert placed(assemble(trial_of("resnet18", "layer4", autocast="bfloat16"), WORLD).suffix) == set()
+
+
+# ---- dropout ----
+
+DROPPING = (nn.Dropout, DropPath, WholeBatchDropout, WholeBatchDropPath)
+
+
+def dropping(module):
+    """Every module that drops something, by name."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, DROPPING)}
+
+
+def test_dropout_of_a_suffix_is_drawn_for_the_whole_batch():
+    """And that of what trials share is left as it was."""
+    network = assemble(trial_of(VIT, "blocks.1", head={"kind": "mlp", "dropout": 0.5}), WORLD)
+    suffix, shared = dropping(network.suffix), dropping(network.task.backbone.network)
+    assert {type(one) for one in suffix.values()} == {WholeBatchDropout, WholeBatchDropPath}
+    assert all(one.draws is network.draws for one in suffix.values())
+    assert suffix.keys() < shared.keys()
+    assert {type(one) for one in (*shared.values(), *dropping(network.prefix).values())} == {nn.Dropout, DropPath}
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "training"])
+def test_dropout_of_a_prefix_is_drawn_for_the_whole_batch_where_it_drops(batch_norm):
+    network = assemble(trial_of(VIT, "blocks.2", batch_norm=batch_norm), WORLD)
+    own = {type(one) for one in dropping(network.prefix).values()}
+    assert own == ({WholeBatchDropout, WholeBatchDropPath} if batch_norm == "training" else {nn.Dropout, DropPath})
+
+
+def test_dropout_of_a_compiled_suffix_is_its_own():
+    network = assemble(trial_of(VIT, "blocks.1", compile=True), WORLD)
+    assert {type(one) for one in dropping(network.suffix).values()} == {nn.Dropout, DropPath}
 
 
 # ---- what earlier phases trained ----
@@ -246,7 +285,7 @@ def test_matrix_products_are_of_float32_alone():
 def test_tensors_of_an_earlier_phase_that_are_all_in_the_suffix_leave_the_prefix_shared():
     probe, deeper = (trial_of(depth=depth) for depth in (1, 3))
     earlier, _ = trained(probe)
-    network = assemble(deeper, CPU, earlier.state())
+    network = assemble(deeper, WORLD, earlier.state())
     assert not network.has_own_prefix
     assert network.own_prefix() is None
     assert network.prefix is cut_of(deeper).prefix
@@ -260,11 +299,11 @@ def test_a_prefix_that_was_trained_is_the_trials_own(batch_norm):
     whole, probe = (trial_of(depth=depth, batch_norm=batch_norm) for depth in ("all", 1))
     before = {name: value.clone() for name, value in task_of(probe).backbone.network.state_dict().items()}
     earlier, _ = trained(whole)
-    network = assemble(probe, CPU, earlier.state())
+    network = assemble(probe, WORLD, earlier.state())
     assert network.has_own_prefix
     assert network.own_prefix().digest != task_of(probe).digest
     for name, value in network.whole().state_dict().items():
         assert torch.equal(value, earlier.state()[name]), name
     for name, value in task_of(probe).backbone.network.state_dict().items():
         assert torch.equal(value, before[name]), name  # what trials share is untouched
-    assert assemble(probe, CPU).has_own_prefix == (batch_norm == "training")
+    assert assemble(probe, WORLD).has_own_prefix == (batch_norm == "training")

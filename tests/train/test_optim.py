@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from raysweep.train.loop import Training
-from tests.train.small_images import epochs_of, labelled, linear, phase_of
+from tests.train.small_images import epochs_of, labelled, linear, phase_of, training_of
 
 
 def one_step(settings):
@@ -15,7 +14,7 @@ def one_step(settings):
     split, network = labelled(6), linear(1.0)
     F.cross_entropy(network(*split.source.batch(torch.arange(6), None, training=True)), split.labels).backward()
     gradient = network[1].weight.grad.clone()
-    list(Training(phase_of(lr=0.1, epochs=1, batch_size=6, **settings), network, split, None).epochs())
+    list(training_of(network, phase_of(lr=0.1, epochs=1, batch_size=6, **settings), split, None).epochs())
     return network[1].weight.detach(), gradient
 
 
@@ -46,7 +45,7 @@ def test_momentum():
     network, split = linear(0.0, (0.0, 50.0)), labelled(2)
     before = network[1].bias.detach().clone()
     phase = phase_of(lr=1e-4, epochs=2, batch_size=2, optimizer="sgd", momentum=0.5)
-    list(Training(phase, network, split, None).epochs())
+    list(training_of(network, phase, split, None).epochs())
     # half the images are of class 0 with probability 0: the mean gradient of the bias is (−½, ½)
     moved = network[1].bias.detach() - before
     torch.testing.assert_close(moved, 1e-4 * (1 + 1.5) * torch.tensor([0.5, -0.5]), rtol=0.05, atol=0)

@@ -1,15 +1,20 @@
 """Trainings in a row: what one phase leaves to the next, and what trials share."""
 
+import numpy as np
 import pytest
 import torch
 
+from raysweep.data.sources import Images
 from raysweep.features.compute import is_cacheable, make_features, stored_split
 from raysweep.nets.task import cut_of, task_of
 from raysweep.recipe import Features
 from raysweep.train import phases as module
 from raysweep.train.ddp import World
 from raysweep.train.loop import Training
-from raysweep.train.phases import Fit, Sharing
+from raysweep.train.measures import Measures
+from raysweep.train.metrics import Labelled, Predictions
+from raysweep.train.network import assemble
+from raysweep.train.phases import Fit, SharedPhase, Sharing
 from tests.features.small_trials import STEPS, TRAIN_IMAGES, VAL_IMAGES, trial_of, trials_of
 
 CPU = torch.device("cpu")
@@ -264,6 +269,21 @@ def test_without_room_the_prefix_is_computed_each_time(features):
     assert rows_of(trial, Sharing(small, frozenset([trial.name]))) == rows_of(trial)
 
 
+def test_a_refit_moves_statistics_by_whole_batches():
+    """Images of train and val that are in one batch pass through the prefix together, as images of one split do."""
+    trial = trial_of(depth=3, batch_norm="training", optimizer="sgd", augment=["hflip"])
+    one, rows = fit(trial, refit=[2])
+    network = assemble(trial, World())
+    dataset = network.task.dataset
+    joined = np.concatenate([dataset.train.rows, dataset.val.rows])
+    images = Images(dataset.train.pool, joined, network.task.preparation, CPU, network.prefix, "training")
+    labels = torch.from_numpy(np.concatenate([dataset.train.labels, dataset.val.labels]))
+    run = Training(trial, network.suffix, Labelled(images, labels), None, len(dataset.class_names))
+    assert [row["train_loss"] for row in rows] == pytest.approx([one.train_loss for one in run.epochs()], rel=1e-5)
+    for name, value in network.state().items():
+        torch.testing.assert_close(one.network.state()[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_moving_statistics_are_never_stored(features):
     steps = [{"depth": "all", "epochs": 1}, {"depth": "head", "epochs": 2}]
     trial = trial_of(depth="all", batch_norm="training", phases=steps)
@@ -285,10 +305,10 @@ def test_a_common_probe_is_trained_once(trained, shared):
     assert [call["trains"] == {"classifier.weight", "classifier.bias"} for call in trained] == [True, False, False]
     assert [measures.shared for measures in first] == [False, False, False]
     assert [measures.shared for measures in second] == [True, True, False]
-    assert [measures.seconds for measures in second[:2]] == [0.0, 0.0]
-    assert all(measures.seconds > 0 for measures in [*first, second[2]])
+    assert [measures.seconds for measures in second[:2]] == [measures.seconds for measures in first[:2]]
+    assert all(measures.seconds > 0 for measures in [*first, *second])
     for found, trial in ((first, shallow), (second, deep)):
-        rows = [measures.model_dump(exclude={"seconds", "shared"}) for measures in found]
+        rows = [measures.model_dump(exclude={"seconds", "shared"}, exclude_none=True) for measures in found]
         assert rows == without(rows_of(trial), "shared")
 
 
@@ -338,6 +358,88 @@ def test_a_phase_whose_trial_was_killed_is_trained_again(shared):
     assert rows_of(trial, shared) == rows
 
 
+# ---- predictions of shared phases ----
+
+OVERSHOT = {"depth": "head", "epochs": 4, "lr": 0.5}
+"""A probe whose best epoch is its first, or near it, and better than what follows."""
+
+
+def epochs_of(trial, sharing=None, **more):
+    """Every epoch with the predictions after it."""
+    one = Fit(trial, sharing or Sharing(Features(cache="never")), World(), **more)
+    return [(measures, one.predictions) for measures in one.epochs()]
+
+
+def assert_equal(some, other):
+    for name, value in vars(some).items():
+        assert torch.equal(value, getattr(other, name)), name
+
+
+def counted(epochs):
+    """The epoch that a trial counts with, with keep=best_loss, and its predictions."""
+    return min(epochs, key=lambda epoch: epoch[0].val_loss)
+
+
+def test_an_epoch_of_a_shared_phase_counts_for_every_trial_alike(shared):
+    """With keep=best_loss: whoever trained it, and as if it were the trial's own."""
+    trials = trials_of(depth=[3, 5, "all"], phases=[OVERSHOT, {"epochs": 2}], keep="best_loss")
+    found = [epochs_of(trial, shared) for trial in trials]
+    assert [epochs[0][0].shared for epochs in found] == [False, True, True]
+    for trial, epochs in zip(trials, found, strict=True):
+        measures, predictions = counted(epochs)
+        assert measures.phase == 1
+        assert measures.epoch < OVERSHOT["epochs"]
+        assert measures.val_loss == predictions.loss
+        assert_equal(predictions, counted(found[0])[1])
+        assert_equal(predictions, counted(epochs_of(trial))[1])
+
+
+def test_predictions_are_of_their_epoch(shared):
+    """Of all epochs, also those of a shared phase: trials are compared at each rung, wherever it falls."""
+    for trial in trials_of(depth=[3, "all"], phases=[OVERSHOT, {"epochs": 2}]):
+        for (measures, predictions), (other, others) in zip(epochs_of(trial, shared), epochs_of(trial), strict=True):
+            assert measures.epoch == other.epoch
+            assert predictions is not None, measures.epoch
+            assert (predictions.loss, predictions.accuracy) == (measures.val_loss, measures.val_accuracy)
+            assert_equal(predictions, others)
+
+
+def test_a_refit_predicts_nothing(shared):
+    trial = trial_of(depth=3, phases=[PROBE, {"epochs": 1}])
+    for _ in range(2):  # trained, then read
+        assert [predictions for _, predictions in epochs_of(trial, shared, refit=[2, 1])] == [None] * 3
+
+
+def predictions_of(seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(6) % 3
+    confidence, losses = torch.rand(2, 6, generator=generator, dtype=torch.float64)
+    return Predictions(labels, labels.roll(seed), confidence, losses, torch.arange(6) < 3)
+
+
+@pytest.mark.parametrize("predicted", [True, False])
+def test_a_shared_phase_can_be_written_and_read(tmp_path, predicted):
+    epochs = tuple(
+        Measures(epoch=epoch, lr_epoch=0.1, seconds=epoch + 0.25, train_loss=1 / 3, val_loss=0.1 / epoch, cached=True)
+        for epoch in (3, 4)
+    )
+    state = {"fc.weight": torch.randn(3, 4).t(), "norm.num_batches_tracked": torch.tensor(7)}
+    predictions = tuple(predictions_of(seed) if predicted else None for seed in (1, 2))
+    SharedPhase(epochs, state, predictions).write(tmp_path / "abc")
+    assert {path.name for path in tmp_path.iterdir()} == {"abc.json", "abc.safetensors"}
+    found = SharedPhase.read(tmp_path / "abc")
+    assert found.epochs == tuple(one.model_copy(update={"shared": True}) for one in epochs)
+    assert found.state.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(found.state[name], value)
+        assert found.state[name].dtype == value.dtype
+    assert len(found.predictions) == 2
+    for one, other in zip(found.predictions, predictions, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_equal(one, other)
+
+
 # ---- validation between epochs ----
 
 
@@ -372,3 +474,35 @@ def test_epochs_are_counted_on_after_a_phase_ran_out_of_patience(tmp_path, share
         assert 2 <= len(first) < 9
         assert len(rows) > len(first)
         assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+# ---- the end ----
+
+
+def over(trial, sharing=None):
+    """Phase and epoch of every epoch, and whether the fit says that it is the last."""
+    one = Fit(trial, sharing or Sharing(Features(cache="never")), World())
+    return [(measures.phase, measures.epoch, one.is_over) for measures in one.epochs()]
+
+
+def test_the_last_epoch_is_known_when_it_ends():
+    fit = Fit(trial_of(depth=3, epochs=3), Sharing(Features(cache="never")), World())
+    assert not fit.is_over
+    assert over(fit.trial) == [(1, 1, False), (1, 2, False), (1, 3, True)]
+
+
+def test_patience_ends_a_trial_and_says_so():
+    """At a learning rate that moves nothing the second and third epochs are no better than the first."""
+    trial = trial_of(epochs=9, patience=2, optimizer="sgd", lr=1e-30)
+    assert over(trial) == [(1, 1, False), (1, 2, False), (1, 3, True)]
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_the_end_of_a_phase_is_not_the_end_of_the_trial(shared, shares):
+    """Neither of one that is shared, nor of one that ran out of patience; the last phase may too."""
+    trial = trial_of(
+        epochs=5, patience=1, optimizer="sgd", phases=[{"depth": 1, "lr": 1e-30}, {"epochs": 1}, {"lr": 1e-30}]
+    )
+    expected = [(1, 1, False), (1, 2, False), (2, 3, False), (3, 4, False), (3, 5, True)]
+    for _ in range(2):  # read from the folder the second time
+        assert over(trial, shared if shares else None) == expected

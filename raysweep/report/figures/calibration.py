@@ -19,10 +19,10 @@ def reliability(final: FinalResult) -> Figure:
     axes.scatter(100 * sure, 100 * right, 25 + 500 * images / images.sum(), color="#0173b2", zorder=3)
     axes.set(xlim=(-2, 102), ylim=(-4, 104), xlabel="confidence of the model (%)", ylabel="accuracy on test (%)")
     gap = 100 * (final.test_calibration_error or 0)
-    title(axes, f"Confidence and accuracy differ by {gap:.1f} points on average", width=60)
+    title(axes, f"Expected calibration error: {gap:.1f} points", width=48)
     keys = [
         key("perfectly calibrated", color="0.4", ls="--"),
-        key("bin of test images, its area their number", color="#0173b2", ls="", marker="o"),
+        key("a bin of test images; area: how many", color="#0173b2", ls="", marker="o"),
         key("gap", color="#d55e00", lw=2),
     ]
     legend(figure, keys, columns=2)

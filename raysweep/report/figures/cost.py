@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .. import wording
 from ..answer import Answer
@@ -41,7 +41,9 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, answer: Ans
     axes.margins(0.12)
     if is_log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(0, 1.1 * longest if longest > 0 else 1)
     if answer:
@@ -49,7 +51,7 @@ def cost(trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, answer: Ans
         axes.plot(pick["cost_seconds"] / length, metric.scale * pick[metric.column], ms=20, **RING)
         keys.append(key("recommended", ms=12, **RING))
     axes.set(xlabel=f"cost of one trial: training and its share of the prefix pass ({unit})", ylabel=metric.axis)
-    title(axes, _cost_title(trials, answer))
+    title(axes, _cost_title(trials, metric, answer))
     legend(figure, keys)
     return figure
 
@@ -63,11 +65,13 @@ def _rooms(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(left, right) for left, right in rooms]
 
 
-def _cost_title(trials: pd.DataFrame, answer: Answer | None) -> str:
-    if answer is None or answer.recommended == answer.best or not answer.best["cost_seconds"] > 0:
+def _cost_title(trials: pd.DataFrame, metric: Metric, answer: Answer | None) -> str:
+    is_best = answer is None or answer.verdict.recommended == answer.verdict.best
+    if answer is None or is_best or not answer.best["cost_seconds"] > 0:
         return "What depth costs in time, and what it buys"
     pick, best = answer.recommended, answer.best
-    points = 100 * (best["score"] - pick["score"])
-    time = wording.share_of_time(pick["cost_seconds"] / best["cost_seconds"])
+    behind = best["score"] - pick["score"]
+    less = f"{100 * behind:.1f} points less than" if metric.scale == 100 else f"a loss {behind:.3f} above that of"
+    cost = wording.share_of_cost(pick["cost_seconds"] / best["cost_seconds"])
     name = wording.capital(place_name(pick, trials))
-    return f"{name} measures {points:.1f} points less than {place_name(best, trials)}, at {time}"
+    return f"{name} measures {less} {place_name(best, trials)}, at {cost}"

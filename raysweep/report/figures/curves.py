@@ -13,6 +13,7 @@ from .. import wording
 from ..groups import completed, with_series
 from .style import (
     MARKERS,
+    columns_of,
     cross,
     key,
     legend,
@@ -40,17 +41,22 @@ def learning_curves(epochs: pd.DataFrame, kind: str) -> Figure:
     groups = epochs.sort_values("layers", kind="stable").groupby(["series", "depth_label"], sort=False)
     panels = sorted(groups, key=lambda panel: order.index(panel[0][0]))
     colours = shades(sorted(epochs["lr"].unique()))
-    figure, grid = panels_of(len(panels), height=2.5, one_scale=len(order) == 1)
+    several = len(order) > 1  # networks: titles are longer
+    columns = columns_of(len(panels), 3 if several else 4)
+    figure, grid = panels_of(len(panels), height=2.5, columns=columns, one_scale=not several)
     for axes, ((name, label), rows) in zip(grid, panels, strict=True):
         for _, trial in rows.groupby(["run", "trial"]):
             _draw_curve(axes, trial.sort_values("epoch"), colours[trial["lr"].iloc[0]], kind)
         depth = f"depth {short(label, 28)}"
-        title(axes, f"{short(name, 50)}\n{depth}" if len(order) > 1 else depth, width=28, size=11)
+        title(axes, f"{short(name, 50)}\n{depth}" if several else depth, width=75 // columns, size=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)" if kind == "accuracy" else "loss")
         axes.label_outer()
-    if len(order) > 1:
+    for axes in grid[-columns:]:  # below some of these there may be no panel
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("epoch")
+    if several:
         for name in order:
             share_scale([axes for axes, ((own, _), _) in zip(grid, panels, strict=True) if own == name])
     keys = [key(f"lr {wording.rate(lr)}", color=colour, lw=3) for lr, colour in colours.items()]

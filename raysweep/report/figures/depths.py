@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from .. import wording
 from ..answer import Answer
-from ..groups import completed, with_series
+from ..groups import completed, records, with_series
 from ..objectives import Metric
 from .style import (
     RING,
@@ -165,22 +165,28 @@ def place_name(group: wording.Group, trials: pd.DataFrame) -> str:
     """The depth, with its network unless that is the only one tried at several depths."""
     lone = yardsticks(trials)
     only = with_series(trials)["series"].nunique() - len(lone) == 1 and group["series"] not in lone
-    name = wording.depth_name(group["depth_label"])
-    return name if only else f"{short(group['series'], 44)} at {name}"
+    return (
+        wording.depth_name(group["depth_label"])
+        if only
+        else wording.place({**group, "series": short(group["series"], 44)})
+    )
 
 
 def _score_title(trials: pd.DataFrame, depths: pd.DataFrame, metric: Metric, answer: Answer | None) -> str:
     if answer is None or len(depths) == 1:
         return f"Validation {metric.name} by depth"
     name, sure = place_name(answer.recommended, trials), answer.verdict.is_decided
-    return f"{wording.capital(name)} is the cheapest that is enough" if sure else f"Undecided; until then {name}"
+    return f"{wording.capital(name)} is the cheapest that is enough" if sure else f"Undecided; until then, {name}"
 
 
 def _gap_title(trials: pd.DataFrame, depths: pd.DataFrame, answer: Answer | None) -> str:
     own = depths[depths["series"] == answer.recommended["series"]].dropna(subset="gap") if answer else depths.head(0)
     if len(own) < 2:
         return "Overfitting: train minus validation accuracy by depth"
-    first, *_, last = own.to_dict("records")
+    first, *_, last = records(own)
+    one, other = (f"{100 * row['gap']:.1f} points" for row in (first, last))
+    start, end = (place_name(row, trials) for row in (first, last))
+    if one == other:
+        return f"The overfitting gap is {one}, for {start} as for {end}"
     verb = "grows" if last["gap"] > first["gap"] else "shrinks"
-    ends = " to ".join(f"{100 * row['gap']:.1f} points at {place_name(row, trials)}" for row in (first, last))  # type: ignore[arg-type]
-    return f"The overfitting gap {verb} from {ends}"
+    return f"The overfitting gap {verb} from {one} ({start}) to {other} ({end})"

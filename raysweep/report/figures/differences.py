@@ -13,6 +13,7 @@ from .. import wording
 from ..answer import Answer
 from ..groups import records
 from ..objectives import METRICS
+from ..sentences import tolerance
 from .style import STATUS_COLOURS, WIDTH, key, legend, short, styled, title
 
 ROW_HEIGHT = 0.42
@@ -30,19 +31,20 @@ def differences(answer: Answer) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     _draw_differences(left, rows, answer)
     _draw_costs(right, rows)
-    names = [short(_name(row, answer), 34) for row in rows]
+    names = [_short_name(row, answer) for row in rows]
     left.set_yticks(range(len(rows)), names)
     left.set_ylim(len(rows) - 0.4, -0.6)  # the cheapest on top
     title(left, _title(answer), width=62)
     keys = [key(status, color=STATUS_COLOURS[status], marker="o", ls="-") for status in _statuses(rows)]
-    keys.append(key(f"within {answer.question.tolerance:g} points", color="0.85", lw=8))
-    legend(figure, keys, columns=4)
+    keys.append(key("recommended", color="0.4", marker="D", ls="", ms=9))
+    keys.append(key(f"within the tolerance of {tolerance(answer)}", color="0.85", lw=8))
+    legend(figure, keys, columns=5)
     return figure
 
 
 def _draw_differences(axes: Axes, rows: list[dict[str, Any]], answer: Answer) -> None:
-    z, tolerance = float(norm.ppf(answer.question.confidence)), answer.question.tolerance
-    axes.axvspan(-tolerance, tolerance, color="0.85", lw=0, zorder=0)
+    z, band = float(norm.ppf(answer.question.confidence)), answer.question.tolerance
+    axes.axvspan(-band, band, color="0.85", lw=0, zorder=0)
     axes.axvline(0, color="0.3", lw=1.2, zorder=1)
     for place, row in enumerate(rows):
         colour = STATUS_COLOURS[row["status"]]
@@ -50,9 +52,10 @@ def _draw_differences(axes: Axes, rows: list[dict[str, Any]], answer: Answer) ->
         value, half = 100 * row["difference"], 100 * z * row["difference_error"]
         style: Any = {"marker": "D" if recommended else "o", "ms": 9 if recommended else 7, "capsize": 4}
         axes.errorbar(value, place, xerr=half, color=colour, lw=1.8, zorder=3, **style)
-    loss = answer.question.objective == "loss"
-    what = f"{METRICS[answer.question.objective].name} minus that of the recommended depth"
-    axes.set_xlabel(f"{'minus ' if loss else ''}{what} ({'hundredths' if loss else 'points'})")
+    if answer.question.objective == "loss":
+        axes.set_xlabel("loss of the recommended depth minus this one's (hundredths)")
+    else:
+        axes.set_xlabel(f"{METRICS[answer.question.objective].name} minus that of the recommended depth (points)")
     axes.grid(axis="y", visible=False)
 
 
@@ -61,16 +64,23 @@ def _draw_costs(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.barh(range(len(rows)), costs, height=0.55, color="0.7")
     for place, value in enumerate(costs):
         axes.annotate(wording.duration(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.margins(x=0.45)
+    axes.margins(x=0.6)
     axes.set_xticks([])
     axes.set_xlabel("cost of a trial")
     axes.grid(visible=False)
     axes.tick_params(labelleft=False)
 
 
-def _name(row: dict[str, Any], answer: Answer) -> str:
-    name = wording.depth_name(row["depth_label"])
-    return f"{row['series']}, {name}" if answer.several_series else name
+def _short_name(row: dict[str, Any], answer: Answer) -> str:
+    """With room for the depth, by which rows differ."""
+    name = short(wording.depth_name(row["depth_label"]), 22)
+    return f"{_middle(short(row['series'], 200), 36 - len(name))}, {name}" if answer.several_series else name
+
+
+def _middle(text: str, length: int) -> str:
+    """At most so long, cut in the middle: series of one network differ at their ends."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: length - half - 1]}…{text[-half:]}"
 
 
 def _statuses(rows: list[dict[str, Any]]) -> list[str]:
@@ -78,7 +88,8 @@ def _statuses(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _title(answer: Answer) -> str:
-    pick = _name(answer.recommended, answer)
+    row = answer.recommended
+    pick = wording.place(row) if answer.several_series else wording.depth_name(row["depth_label"])
     if not answer.verdict.is_decided:
-        return f"Undecided; until then {pick}"
+        return f"Undecided; until then, {pick}"
     return f"{wording.capital(pick)} is the cheapest that is enough"

@@ -76,9 +76,14 @@ def blank(height: float = 5.4, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def columns_of(count: int, most: int = 4) -> int:
+    """Of a grid of so many panels: three where that leaves no gap."""
+    return min(most, count) if count % 3 or count % 4 == 0 else min(most, 3)
+
+
 def panels_of(count: int, height: float, columns: int = 4, one_scale: bool = True) -> tuple[Figure, list[Axes]]:
-    """So many axes on a grid, with a common scale upwards or without; three a row where that leaves no gap."""
-    columns = min(columns, count) if count % 3 or count % 4 == 0 else min(columns, 3)
+    """So many axes on a grid, with a common scale upwards or without."""
+    columns = columns_of(count, columns)
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, max(height * rows + 1.2, 5.0)), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=one_scale).flat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ...sweep.rows import FinalResult
 from .. import wording
-from ..facts import Facts, Section, name_of
+from ..facts import Facts, Section
 from ..figures.style import DPI
 
 NOTABLE_IMBALANCE = 3.0
@@ -28,22 +29,23 @@ def audit(facts: Facts) -> Section | None:
     if not found:
         return None
     if any(each != found[0] for each in found):  # runs on different images, side by side
-        names = [name_of(run) for run in audited]
+        names = [name for name, run in zip(facts.names, facts.runs, strict=True) if run in audited]
         rows = ({"run": name, **row} for name, each in zip(names, found, strict=True) for row in _counts(each))
         texts = (f"{name}: {copies(each)}" for name, each in zip(names, found, strict=True))
         return Section("Duplicates", " ".join(texts), table=tuple(rows))
     run = audited[0]
     return Section(
         "Duplicates",
-        " ".join(filter(None, _sentences(found[0], next(iter(run.finals.values()), None)))),
+        " ".join(filter(None, _sentences(found[0], list(run.finals.values())))),
         _picture(run.folder / "audit_pairs.png"),
         tuple(_counts(found[0])),
         _contradicting(run.folder / "audit.csv", found[0]["contradicting_labels"]),
     )
 
 
-def _sentences(found: dict[str, Any], final: FinalResult | None) -> tuple[str, ...]:
-    return copies(found), accuracies(final), imbalance(found), _legend(found)
+def _sentences(found: dict[str, Any], finals: Sequence[FinalResult]) -> tuple[str, ...]:
+    only = finals[0] if len(finals) == 1 else None
+    return copies(found), accuracies(only), imbalance(found), _legend(found)
 
 
 def copies(found: dict[str, Any]) -> str:

@@ -18,13 +18,13 @@ def differences(facts: Facts) -> Section | None:
     if facts.answer is None or len(facts.depths) < 2:
         return None
     sure = f"{100 * facts.answer.question.confidence:g} %"
+    paired = "image by image on the same validation images" if facts.answer.verdict.paired else "not paired by image"
     text = (
-        "Every depth minus the recommended one (the diamond), image by image on the same validation images and over "
-        f"the same seeds where they were shared. On each side a bar ends where, with {sure} confidence, the true "
-        "difference does not reach. A depth is enough if no configuration tried is surely better by more than the "
-        "tolerance (the grey band); too shallow if another depth surely is; else open. "
-        f"{sentences.errors_apart(facts.answer)} Cost is training and the trial's share of the pass through the frozen "
-        "prefix."
+        f"Every depth minus the recommended one (the diamond), {paired}. Each end of a bar is a limit that the true "
+        f"difference keeps to with {sure} confidence. A depth is enough if, with {sure} confidence, no configuration "
+        "tried is better by more than the tolerance (the grey band); too shallow if, with the same confidence, another "
+        f"depth is; else open. {sentences.errors_apart(facts.answer)} Cost is training and the trial's share of the "
+        "pass through the frozen prefix."
     )
     return Section("Which depth is enough", text, differences_figure(facts.answer))
 
@@ -36,7 +36,7 @@ def score(facts: Facts) -> Section | None:
     metric = _metric(facts)
     text = (
         "Points are means over seeds at each depth's best learning rate; bars are one standard error, of the images "
-        "and of the seeds together. Two bars that overlap say little: depths are compared on the same images, in the "
+        "and of the seeds together. Two bars that overlap say little: depths are compared with each other in the "
         "figure above. Faint crosses are trials stopped early, at the last epoch they reached; they are in no mean."
     )
     title = f"{wording.sentence_case(metric.name)} by depth"
@@ -72,8 +72,9 @@ def depths(facts: Facts) -> Section | None:
         return None
     text = (
         "Each depth at its best learning rate among those of which every planned seed finished, means over the seeds. "
-        "● is recommended. Better by at most, at least: what the best configuration tried, and another depth, may be "
-        "better by. Errors are of the images and of the seeds together."
+        "● is recommended. Behind by at most: how much better the best configuration tried can be; behind by at least: "
+        "how much better some other depth is. Both hold with the confidence asked for. Errors are of the images and of "
+        "the seeds together."
     )
     pick = facts.answer.verdict.recommended if facts.answer else -1
     rows = enumerate(groups.records(facts.depths))
@@ -99,7 +100,8 @@ def losses(facts: Facts) -> Section | None:
         return None
     text = (
         "Solid is validation loss in evaluation mode, dashed the mean over the epoch's own training steps, with "
-        "dropout and label smoothing where there are any: early in an epoch the network was not yet as good."
+        "dropout and label smoothing where there are any. The network improves within an epoch, so that this mean may "
+        "lie above the validation loss."
     )
     return Section("Loss curves", text, learning_curves(facts.epochs, "loss"))
 
@@ -121,20 +123,23 @@ def _metric(facts: Facts) -> Metric:
 
 def _depth_row(row: Group, answer: Answer) -> dict[str, str]:
     metric = METRICS[answer.question.objective]
-    named = {} if metric.name == "accuracy" else {metric.axis: wording.scaled(row, metric.column, metric.scale)}
+    points = "points" if metric.scale == 100 else "hundredths"
+    scores = {
+        metric.axis: wording.scaled(row, metric.column, metric.scale),
+        f"± ({points})": wording.points(row["standard_error"]),
+        "verdict": row["status"],
+        f"behind by at most ({points})": wording.points(row["upper"]),
+        f"behind by at least ({points})": wording.points(row["lower"]),
+        "validation accuracy (%)": wording.points(row["val_accuracy"]),
+        "validation loss": wording.decimals(row["val_loss"]),
+    }
     return {
         "network": row["series"],
         "depth": row["depth_label"],
         "layers": wording.value(row["layers"]),
         "parameters trained": wording.value(row["trainable_parameters"]),
         "lr": wording.rate(row["lr"]),
-        **named,
-        "validation accuracy (%)": wording.points(row["val_accuracy"]),
-        "± (points)": wording.points(row["standard_error"]),
-        "verdict": row["status"],
-        "better by at most (points)": wording.points(row["upper"]),
-        "better by at least (points)": wording.points(row["lower"]),
-        "validation loss": wording.decimals(row["val_loss"]),
+        **scores,
         "gap (points)": wording.points(row["gap"], row["gap_error"]),
         "cost of a trial": wording.duration(row["cost_seconds"]),
         "seeds": wording.value(row["n_seeds"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...sweep.ledger import Run
 from ...sweep.rows import FinalResult
 from .. import groups, wording
 from ..facts import Facts, Section
@@ -22,7 +21,11 @@ def test(facts: Facts) -> Section | None:
         "refit, at the epoch that it counts with. The error is the binomial one of so many test images."
     )
     trials = {(row["run"], row["trial"]): row for row in groups.records(facts.trials)}
-    rows = (_final_row(run, name, final, trials) for run, name, final in facts.finals)
+    rows = (
+        {"final fit": facts.final_name(run, name)}
+        | _final_row(final, trials.get((facts.names[facts.runs.index(run)], final.trial), {}))
+        for run, name, final in facts.finals
+    )
     return Section("Test", text, table=tuple(rows))
 
 
@@ -54,12 +57,9 @@ def calibration(facts: Facts) -> Section | None:
     return Section("Calibration", text, reliability(facts.finals[0][2]))
 
 
-def _final_row(run: Run, name: str, final: FinalResult, trials: dict[tuple[str, str], Group]) -> dict[str, str]:
-    folder = run.folder.resolve().name
-    trial = trials.get((folder, final.trial), {})
+def _final_row(final: FinalResult, trial: Group) -> dict[str, str]:
     error = groups.binomial_error(final.test_accuracy, final.test_images)
     return {
-        "final fit": f"{folder}: {name}" if name else folder,
         "network": final.backbone,
         "depth": final.depth_label,
         "lr": wording.rate(final.lr),

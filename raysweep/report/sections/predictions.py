@@ -19,16 +19,19 @@ MOST_CLASSES = 10
 
 def samples(facts: Facts) -> Section | None:
     """A grid of test images, the mistakes first."""
-    folders = [run.final_folder(name) for run, name, _ in facts.finals]
-    shown = [folder for folder in folders if (folder / "samples.png").is_file() and (folder / "samples.json").is_file()]
-    if not shown:
+    if not facts.finals:
         return None
-    about = json.loads((shown[0] / "samples.json").read_text(encoding="utf-8"))
+    run, name, _ = facts.finals[0]
+    folder = run.final_folder(name)
+    if not (folder / "samples.png").is_file() or not (folder / "samples.json").is_file():
+        return None
+    about = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
     if not about["samples"]:
         return None
-    strip = matplotlib.image.imread(shown[0] / "samples.png")
+    strip = matplotlib.image.imread(folder / "samples.png")
     text = (
-        "Test images as the final model sees them, mistakes first: what it predicts, and what is true if that differs."
+        f"Test images as {facts.first_final} sees them, mistakes first: what it predicts, and what is true if that "
+        "differs."
     )
     if about["superclasses"]:
         right, within = about["superclasses"]["accuracy"], about["superclasses"]["errors_within"]
@@ -67,7 +70,7 @@ def classes(facts: Facts) -> Section | None:
         for _, row in hardest.iterrows()
     )
     title = "Accuracy by class" if len(table) <= MOST_CLASSES else f"Hardest {MOST_CLASSES} of {len(table)} classes"
-    return Section(title, "Of the final model, on the test images.", table=rows)
+    return Section(title, f"Of {facts.first_final}, on the test images.", table=rows)
 
 
 def _grid(strip: np.ndarray, tile: int, about: list[Row]) -> Figure:

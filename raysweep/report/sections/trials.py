@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...recipe import yaml_core
 from .. import groups, wording
-from ..facts import Facts, Section, name_of
+from ..facts import Facts, Section
 from ..groups import Group
 
 
@@ -27,7 +27,7 @@ def failures(facts: Facts) -> Section | None:
 
 def provenance(facts: Facts) -> Section:
     """How it was run: recipe, versions, host, command."""
-    about = ((name_of(run), yaml_core.dumps(run.about)) for run in facts.runs)
+    about = ((name, yaml_core.dumps(run.about)) for name, run in zip(facts.names, facts.runs, strict=True))
     return Section("How this was run", folded=tuple(about))
 
 
@@ -39,7 +39,7 @@ def _trial_row(row: Group) -> dict[str, str]:
         "seed": wording.setting(row["seed"]),
         "state": row["state"],
         "epochs completed": f"{row['epochs_completed']} of {wording.value(row['epochs_planned'])}",
-        "stopped early": row["why_stopped"] or wording.value(row["stopped_early"]),
+        "stopped early": wording.value(row["stopped_early" if wording.missing(row["why_stopped"]) else "why_stopped"]),
         "validation (%)": wording.points(row["val_accuracy"]),
         "train (%)": wording.points(row["train_accuracy"]),
         "gap (points)": wording.points(row["gap"]),

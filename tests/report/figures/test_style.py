@@ -4,24 +4,37 @@ import matplotlib as mpl
 import pytest
 
 from raysweep.report import page
+from raysweep.report.figures.calibration import reliability
 from raysweep.report.figures.cost import cost
 from raysweep.report.figures.curves import learning_curves
-from raysweep.report.figures.depths import accuracy_by_depth, gap_by_depth
+from raysweep.report.figures.depths import gap_by_depth, score_by_depth
+from raysweep.report.figures.differences import differences
 from raysweep.report.figures.style import png
-from tests.report.synthetic_runs import digits_outcomes, epoch_rows, planned
+from raysweep.report.objectives import METRICS
+from tests.report.synthetic_runs import digits_outcomes, final_result, finished, planned
 
 PNG = b"\x89PNG\r\n"
 
 
-def drawn(run):
-    """Every figure by depth of a run."""
+def figures_of(run):
+    """How to draw every figure of depths of a run, by name."""
     facts = page.gather([run])
-    return [draw(facts.trials, facts.depths, facts.advice) for draw in (accuracy_by_depth, gap_by_depth, cost)]
+    tables, accuracy = (facts.trials, facts.depths), METRICS["accuracy"]
+    return {
+        "differences": lambda: differences(facts.answer),
+        "accuracy": lambda: score_by_depth(*tables, accuracy, facts.answer),
+        "gap": lambda: gap_by_depth(*tables, facts.answer),
+        "cost": lambda: cost(*tables, accuracy, facts.answer),
+        "curves": lambda: learning_curves(facts.epochs, "accuracy"),
+        "losses": lambda: learning_curves(facts.epochs, "loss"),
+    }
 
 
 def test_drawing_leaves_no_state_behind(digits_run):
     before = dict(mpl.rcParams)
-    drawn(digits_run)
+    for draw in figures_of(digits_run).values():
+        draw()
+    reliability(final_result())
     assert dict(mpl.rcParams) == before
     assert mpl._pylab_helpers.Gcf.figs == {}
 
@@ -29,15 +42,12 @@ def test_drawing_leaves_no_state_behind(digits_run):
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("lrs", [(1e-3,), (1e-3, 1e-2, 1e-1)])
 def test_one_or_many_seeds_and_rates(make_run, seeds, lrs):
-    assert len(drawn(make_run(digits_outcomes(seeds, lrs)))) == 3
+    assert all(draw().axes for draw in figures_of(make_run(digits_outcomes(seeds, lrs))).values())
 
 
-@pytest.mark.parametrize("which", range(4), ids=["accuracy", "gap", "cost", "curves"])
+@pytest.mark.parametrize("which", ["differences", "accuracy", "gap", "cost", "curves", "losses"])
 def test_odd_depths_and_hostile_names_are_drawn_as_they_are(make_run, which):
-    outcomes = []
-    for depth in ("head", "layer3", ["conv1", "layer4.2.$conv^3"], "all"):
-        plan = planned(depth, backbone="_$x^{_<b>")
-        outcomes.append((plan, "finished", epoch_rows(plan, 0.8)))
-    run = make_run(outcomes)
-    figures = [*drawn(run), learning_curves(page.gather([run]).epochs)]
-    assert png(figures[which]).startswith(PNG)
+    depths = ("head", "layer3", ["conv1", "layer4.2.$conv^3"], "all")
+    outcomes = [finished(planned(depth, backbone="_$x^{_<b>"), 0.8) for depth in depths]
+    run = make_run([*outcomes, finished(planned(1, backbone="$y$"), 0.8)])
+    assert png(figures_of(run)[which]()).startswith(PNG)

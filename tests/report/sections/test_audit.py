@@ -42,7 +42,7 @@ def audited(run, found=FOUND, table=TABLE, picture=True):
 
 def test_section_says_what_leaks_and_what_it_does(make_run):
     tested = {"test_accuracy": 0.964, "test_accuracy_without_duplicates": 0.962, "duplicated_test_images": 2}
-    run = make_run(digits_outcomes(), final=final_result().model_copy(update=tested))
+    run = make_run(digits_outcomes(), final=final_result(**tested))
     section = audit(audited(run))
     assert "4.0 % of the 50 test images (2) have a copy in train or val" in section.text
     assert "Test accuracy is 96.4 % with them and 96.2 % without." in section.text
@@ -52,6 +52,14 @@ def test_section_says_what_leaks_and_what_it_does(make_run):
     heading, lines = section.folded[0]
     assert heading == "1 pair of copies has contradicting labels"
     assert lines == "cat/1.png (train) is labelled cat, dog/<b>.png (test) dog: exact"
+
+
+def test_of_several_final_fits_none_speaks_for_all(make_run):
+    tested = {"test_accuracy": 0.964, "test_accuracy_without_duplicates": 0.962, "duplicated_test_images": 2}
+    finals = {name: final_result(**tested) for name in ("best", "recommended")}
+    section = audit(audited(make_run(digits_outcomes(), finals=finals)))
+    assert "have a copy in train or val" in section.text
+    assert "Test accuracy is" not in section.text
 
 
 def test_picture_is_embedded_pixel_for_pixel(digits_run, tmp_path):

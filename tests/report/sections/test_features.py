@@ -6,6 +6,7 @@ import pytest
 
 from raysweep.report import page
 from raysweep.report.sections.features import features
+from raysweep.sweep.ledger import read
 from tests.report.synthetic_runs import digits_outcomes
 
 MADE = {
@@ -37,7 +38,7 @@ def note(run, made=(MADE,), **changed):
     }  # fmt: skip
     decisions = [late | changed, early, whole]
     (run.folder / "features.json").write_text(json.dumps({"decisions": decisions, "made": list(made)}))
-    return page.gather([run])
+    return page.gather([read(run.folder)])
 
 
 def test_table_has_the_cuts_that_have_a_prefix(digits_run):
@@ -109,11 +110,13 @@ def test_without_a_note_or_a_prefix_there_is_no_section(digits_run):
     facts = note(digits_run)
     path = digits_run.folder / "features.json"
     whole = json.loads(path.read_text())["decisions"][2]
+    assert features(facts) is not None
     path.write_text(json.dumps({"decisions": [whole], "made": []}))
-    assert features(facts) is None
+    assert features(page.gather([read(digits_run.folder)])) is None
 
 
-def test_it_is_in_the_report(digits_run):
+def test_it_is_in_the_report(digits_run, monkeypatch):
+    monkeypatch.setattr(page, "png", lambda figure: b"")
     note(digits_run)
     html = page.build(digits_run.folder).read_text(encoding="utf-8")
     assert "Shared computation" in html
