@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nets.layers import set_modes
+from ..nets.layers import BATCH_NORMS, set_modes
 from ..recipe import Train, Trial
+from .checkpoint import Checkpoint, optimizer_state, restore_optimizer
 from .ddp import World, autocast, parallel, synchronised_batch_norm
 from .measures import Measures, StepMeasures
 from .metrics import Labelled, Predictions, predict
@@ -47,6 +49,7 @@ class Training:
         draws: what the suffix's dropout draws from; None where it draws nothing.
         first_epoch: number of the first epoch, after earlier phases.
         halt: epochs after which to stop, fewer than the phase has; its schedule stays as long as it is.
+        after_step: called after every optimizer step, when `state` may be asked for.
     """
 
     def __init__(
@@ -60,11 +63,12 @@ class Training:
         draws: Draws | None = None,
         first_epoch: int = 1,
         halt: int | None = None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.phase, self.settings, self.world = phase, phase.train, world or World()
         self.suffix, self.training, self.validation, self.classes = suffix, training, validation, classes
         self.draws = draws or Draws(self.world)
-        self.first_epoch = first_epoch
+        self.first_epoch, self.after_step = first_epoch, after_step
         self.last = self.settings.epochs if halt is None else min(halt, self.settings.epochs)
         self.trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of(self.settings, self.trained, phase.lr)
@@ -76,6 +80,9 @@ class Training:
         self.epochs_done = 0
         self.steps_done = 0
         self.patience = Patience(self.settings.patience)
+        self.parts = 1
+        """Into how many parts a batch is divided; their gradients are accumulated."""
+        self.epoch = EpochSoFar.of(self.world)
         self.predictions: Predictions | None = None
         """Of the validation images, after the last epoch."""
 
@@ -93,56 +100,141 @@ class Training:
         while not self.is_over:
             yield self._epoch()
 
+    def state(self) -> Checkpoint:
+        """What `restore` needs to go on from here, in the middle of an epoch too; called on every rank."""
+        loss_sum = self.world.sum(self.epoch.loss_sum)
+        optimizer = optimizer_state(self.optimizer)
+        facts = {
+            "epochs_done": self.epochs_done,
+            "steps_done": self.steps_done,
+            "parts": self.parts,
+            "patience": [self.patience.best, self.patience.waited],
+            "epoch": {
+                "steps": self.epoch.steps,
+                "seconds": self.epoch.elapsed(),
+                "between": [one.model_dump() for one in self.epoch.between],
+            },
+            "optimizer": optimizer.facts,
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return Checkpoint({**optimizer.tensors, "loss_sum": loss_sum}, facts)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from where `state` was called. The network's own tensors are the caller's to restore."""
+        facts = saved.facts
+        self.epochs_done, self.steps_done = facts["epochs_done"], facts["steps_done"]
+        self.parts = facts["parts"]
+        self.patience.best, self.patience.waited = facts["patience"]
+        restore_optimizer(self.optimizer, saved.tensors, facts["optimizer"])
+        self.schedule.load_state_dict(facts["schedule"])
+        self.scaler.load_state_dict(facts["scaler"])
+        epoch = facts["epoch"]
+        loss_sum = saved.tensors["loss_sum"].to(self.world.device) * (self.world.rank == 0)
+        between = [StepMeasures.model_validate(one) for one in epoch["between"]]
+        self.epoch = EpochSoFar(epoch["steps"], loss_sum, between, time.perf_counter() - epoch["seconds"])
+
     def _epoch(self) -> Measures:
-        started = time.perf_counter()
         epoch, rate = self.first_epoch + self.epochs_done, self.optimizer.param_groups[0]["lr"]
+        if not self.epoch.steps:
+            self.epoch = EpochSoFar.of(self.world)
         set_modes(self.suffix, self.phase.model.batch_norm)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        between: list[StepMeasures] = []
-        count, size = len(self.training), self.settings.batch_size
-        flip = "hflip" in self.phase.data.augment
-        for number, (batch, flips) in enumerate(batches(count, size, self.phase.seed, epoch, flip), start=1):
-            self.draws.begin(mix(self.phase.seed, epoch, number), len(batch))
-            torch.manual_seed(mix(self.phase.seed, epoch, number, self.world.rank))  # of what `randomness` leaves alone
-            with synchronised_batch_norm(self.world, len(batch)):
-                loss_sum += self._step(batch, flips)
-            self.steps_done += 1
-            if self._validates_now():
-                between.append(self._validate_between(epoch - 1 + number / -(-count // size)))
-        self.schedule.step()
-        train_loss = self._finite(float(self.world.sum(loss_sum)) / count, "training", epoch)
+        self._steps(epoch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an epoch whose steps were done before a restore
+            self.schedule.step()
+        train_loss = self._finite(float(self.world.sum(self.epoch.loss_sum)) / len(self.training), "training", epoch)
         scores = self._scores(epoch)
         self.epochs_done += 1
-        return Measures(
+        found = Measures(
             epoch=epoch,
             lr_epoch=rate,
             train_loss=train_loss,
-            val_by_step=tuple(between),
-            seconds=time.perf_counter() - started,
+            val_by_step=tuple(self.epoch.between),
+            seconds=self.epoch.elapsed(),
             **scores,
         )
+        self.epoch = EpochSoFar.of(self.world)
+        return found
 
-    def _step(self, batch: Tensor, flips: Tensor | None) -> Tensor:
-        """One optimizer step on this rank's share of a batch; returns the share's summed loss."""
+    def _steps(self, epoch: int) -> None:
+        """The optimizer steps of an epoch that are still to be done."""
+        count, size, seed = len(self.training), self.settings.batch_size, self.phase.seed
+        flip = "hflip" in self.phase.data.augment
+        for number, (batch, flips) in enumerate(batches(count, size, seed, epoch, flip), start=1):
+            if number <= self.epoch.steps:
+                continue
+            step_seed = mix(seed, epoch, number)
+            with synchronised_batch_norm(self.world, len(batch)):
+                self.epoch.loss_sum += self._step(batch, flips, step_seed)
+            self.steps_done += 1
+            self.epoch.steps = number
+            if self._validates_now():
+                self.epoch.between.append(self._validate_between(epoch - 1 + number / -(-count // size)))
+            self.after_step()
+
+    def _step(self, batch: Tensor, flips: Tensor | None, seed: int) -> Tensor:
+        """One optimizer step on this rank's share of a batch; returns the share's summed loss.
+
+        Where the device's memory is too small, the step is done once more with the batch in two
+        parts, if that is the same step.
+
+        Raises:
+            torch.OutOfMemoryError: two parts are too large as well, or would be another step.
+        """
+        try:
+            loss = self._gradients(batch, flips, seed)
+        except torch.OutOfMemoryError:
+            if not self._may_divide(batch):
+                raise
+            self.parts = 2
+        else:
+            self._update()
+            return loss
+        loss = self._gradients(batch, flips, seed)
+        self._update()
+        return loss
+
+    def _gradients(self, batch: Tensor, flips: Tensor | None, seed: int) -> Tensor:
+        """Gradients of the mean loss of a batch; returns the summed loss of this rank's share."""
         own, mirrored = self.world.share(batch), None if flips is None else self.world.share(flips)
         stands_in = not len(own) and self._may_stand_in()
         if stands_in:
             own, mirrored = batch[:1], None if flips is None else flips[:1]
-        inputs = self.training.source.batch(own, mirrored, training=True)
-        labels = self.training.labels[own].to(self.world.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.world.device)
+        parts = min(self.parts, max(1, len(own)))
+        for part in range(parts):
+            self.draws.begin(seed, len(batch), part, parts)
+            torch.manual_seed(mix(seed, self.world.rank))  # of what `randomness` leaves alone
+            chosen = slice(part, None, parts)
+            loss = self._loss(own[chosen], None if mirrored is None else mirrored[chosen]) * (not stands_in)
+            # gradients are averaged over ranks; the step wants their sum over the whole batch's size
+            self.scaler.scale(loss * (self.world.size / len(batch))).backward()
+            total += loss.detach()
+        return total
+
+    def _loss(self, positions: Tensor, mirrored: Tensor | None) -> Tensor:
+        """Summed loss of some training images."""
+        inputs = self.training.source.batch(positions, mirrored, training=True)
+        labels = self.training.labels[positions].to(self.world.device, non_blocking=True)
         with autocast(self.settings, self.world.device):
             scores = self.model(*inputs)
-            loss = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing)
-            loss = loss * (not stands_in)
-        # gradients are averaged over ranks; the step wants their sum over the whole batch's size
-        self.scaler.scale(loss * (self.world.size / len(batch))).backward()
+            return F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing)
+
+    def _update(self) -> None:
+        """Change the parameters by their gradients."""
         if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+
+    def _may_divide(self, batch: Tensor) -> bool:
+        """Whether a batch in two parts gives the same step: one rank, two images, no statistics of the batch."""
+        by_batch = any(isinstance(module, BATCH_NORMS) and module.training for module in self.suffix.modules())
+        moving = by_batch or self.phase.model.batch_norm == "training"
+        return self.parts == 1 and self.world.size == 1 and len(batch) > 1 and not moving
 
     def _may_stand_in(self) -> bool:
         """Whether an image may stand in for an empty share, counting for nothing.
@@ -186,6 +278,29 @@ class Training:
                 f"the {kind} loss is {loss} in epoch {epoch}: lower lr={self.phase.lr} or set train.clip_norm"
             )
         return loss
+
+
+@dataclass
+class EpochSoFar:
+    """How far an epoch is."""
+
+    steps: int
+    """Optimizer steps done."""
+    loss_sum: Tensor
+    """(,) float64, this rank's summed loss, on the device."""
+    between: list[StepMeasures]
+    started: float
+    """By the performance counter, as if it had not been interrupted."""
+
+    @classmethod
+    def of(cls, world: World) -> EpochSoFar:
+        """The beginning of an epoch."""
+        zero = torch.zeros((), dtype=torch.float64, device=world.device)
+        return cls(0, zero, [], time.perf_counter())
+
+    def elapsed(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self.started
 
 
 class Patience:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -27,6 +29,8 @@ from ..features.compute import is_cacheable, make_features, stored_split
 from ..features.stored import FeatureOverflowError, Stored
 from ..files import write_text
 from ..recipe import Features, Trial
+from . import checkpoint
+from .checkpoint import Checkpoint, prefixed
 from .ddp import World
 from .loop import Training
 from .measures import Measures
@@ -49,27 +53,60 @@ class Sharing:
     """Where phases that several trials begin with are kept; None trains them anew."""
 
 
+@dataclass(frozen=True)
+class Saving:
+    """How a fit is saved in the middle of an epoch."""
+
+    due: Callable[[], bool] = lambda: False
+    """Whether to save now; asked after every optimizer step, with the same answer on every rank."""
+    keep: Callable[[Checkpoint], None] = lambda checkpoint: None
+    """Called with `Fit.state` on every rank."""
+
+
 class Fit:
-    """One trial's training; `network` is as the last phase left it."""
+    """One trial's training; `network` is as the last phase left it.
+
+    Args:
+        trial: what is trained.
+        sharing: what it shares with other trials.
+        world: the ranks that train it.
+        refit: the epochs of each phase of a final fit, which trains on train + val and validates on nothing.
+            A phase of it halts after its epochs, at the learning rates that the trial had there.
+        saved: where to go on from, as `state` gave it.
+        saving: how it is saved in the middle of an epoch.
+    """
 
     network: SplitNetwork
 
-    def __init__(self, trial: Trial, sharing: Sharing, world: World, refit: Sequence[int] | None = None) -> None:
-        """With `refit`, the epochs of each phase, train + val are trained on and nothing is validated on.
-
-        A phase of a refit halts after its epochs, at the learning rates that the trial had there.
-        """
+    def __init__(
+        self,
+        trial: Trial,
+        sharing: Sharing,
+        world: World,
+        refit: Sequence[int] | None = None,
+        saved: Checkpoint | None = None,
+        saving: Saving | None = None,
+    ) -> None:
         self.trial, self.sharing, self.world, self.refit = trial, sharing, world, refit
+        self.saved, self.saving = saved, saving or Saving()
         self.predictions: Predictions | None = None
         """Of the validation images, after the last epoch; None in a refit."""
         self.is_over = False
         """Whether the last epoch was the trial's last."""
+        self._stage: _Stage | None = None
+
+    def state(self) -> Checkpoint:
+        """What a fit of the same trial needs to go on from here, asked for after an epoch or by `Saving.keep`."""
+        assert self._stage is not None, "nothing has been trained yet"
+        return self._stage.state()
 
     def epochs(self) -> Iterator[Measures]:
         """Train, yielding what was measured after every epoch; epochs are counted through all phases."""
-        state: dict[str, Tensor] = {}
-        epoch, phases = 0, self.trial.phases() if self.refit is None else self.trial.phases()[: len(self.refit)]
-        for index, phase in enumerate(phases):
+        phases = self.trial.phases() if self.refit is None else self.trial.phases()[: len(self.refit)]
+        saved = self.saved
+        state = {} if saved is None else saved.below("before")
+        first, epoch = (0, 0) if saved is None else (saved.facts["phase"] - 1, saved.facts["epochs_before"])
+        for index, phase in list(enumerate(phases))[first:]:
             if index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None:
                 shared = self._shared(phases[: index + 1], state, epoch + 1)
                 for measures, self.predictions in zip(shared.epochs, shared.predictions, strict=True):
@@ -77,20 +114,39 @@ class Fit:
                     yield measures
                 state = shared.state
             else:
-                for measures in self._phase(phase, index + 1, state, epoch + 1):
+                for measures in self._phase(phase, index + 1, state, epoch + 1, saved, self._keep):
                     epoch = measures.epoch  # a phase may run out of patience before its last
                     yield measures
+                assert self._stage is not None
+                epoch = self._stage.last_epoch
                 state = state | self.network.state()
+            saved = None
 
-    def _phase(self, phase: Trial, number: int, state: dict[str, Tensor], first_epoch: int) -> Iterator[Measures]:
-        self.network = assemble(phase, self.world, state)
+    def _keep(self) -> None:
+        self.saving.keep(self.state())
+
+    def _phase(
+        self,
+        phase: Trial,
+        number: int,
+        state: Mapping[str, Tensor],
+        first_epoch: int,
+        saved: Checkpoint | None,
+        keep: Callable[[], None],
+    ) -> Iterator[Measures]:
+        trained = {} if saved is None else saved.below("network")
+        self.network = assemble(phase, self.world, {**state, **trained})
         training, validation, cached = self._splits(phase)
         halt = None if self.refit is None else self.refit[number - 1]
         classes = len(self.network.task.dataset.class_names)
         network = self.network
         run = Training(
-            phase, network.suffix, training, validation, classes, self.world, network.draws, first_epoch, halt
-        )
+            phase, network.suffix, training, validation, classes, self.world, network.draws, first_epoch, halt,
+            after_step=lambda: keep() if self.saving.due() else None,
+        )  # fmt: skip
+        if saved is not None:
+            run.restore(saved)
+        self._stage = _Stage(number, state, network, run)
         for measures in run.epochs():
             self.predictions = run.predictions
             self.is_over = run.is_over and number == len(self.trial.phases())
@@ -146,14 +202,53 @@ class Fit:
         with FileLock(path.with_suffix(".lock")):
             if path.with_suffix(".json").is_file():
                 return SharedPhase.read(path)
-            epochs: list[Measures] = []
-            predictions: list[Predictions | None] = []
-            for measures in self._phase(phases[-1], len(phases), state, first_epoch):
-                epochs.append(measures)
-                predictions.append(self.predictions)
-            found = SharedPhase(tuple(epochs), state | self.network.state(), tuple(predictions))
+            found = self._train_shared(phases, state, first_epoch, checkpoint.Folder(path))
             found.write(path)
+            checkpoint.remove_all(checkpoint.Folder(path))
             return found
+
+    def _train_shared(
+        self, phases: Sequence[Trial], state: dict[str, Tensor], first_epoch: int, files: checkpoint.Files
+    ) -> SharedPhase:
+        """Train the last of these phases, from its checkpoint if a trial that was ended has left one."""
+        saved = checkpoint.read(files)
+        found = SharedPhase.unfinished(saved)
+        epochs, predictions = list(found.epochs), list(found.predictions)
+
+        def keep() -> None:
+            own, so_far = self.state(), SharedPhase(tuple(epochs), {}, tuple(predictions))
+            facts = {**own.facts, "measures": so_far.rows()}
+            with suppress(OSError):  # without it the phase would begin anew
+                checkpoint.write(files, Checkpoint({**own.tensors, **so_far.tensors()}, facts))
+
+        for measures in self._phase(phases[-1], len(phases), state, first_epoch, saved, keep):
+            epochs.append(measures)
+            predictions.append(self.predictions)
+            keep()
+        return SharedPhase(tuple(epochs), state | self.network.state(), tuple(predictions))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The phase that is being trained."""
+
+    number: int
+    before: Mapping[str, Tensor]
+    """Tensors that earlier phases trained."""
+    network: SplitNetwork
+    training: Training
+
+    @property
+    def last_epoch(self) -> int:
+        """Number of the last epoch that is done."""
+        return self.training.first_epoch - 1 + self.training.epochs_done
+
+    def state(self) -> Checkpoint:
+        """See `Fit.state`."""
+        own = self.training.state()
+        tensors = {**own.tensors, **prefixed("network", self.network.state()), **prefixed("before", self.before)}
+        place = {"phase": self.number, "epochs_before": self.training.first_epoch - 1}
+        return Checkpoint(tensors, {**own.facts, **place})
 
 
 @dataclass(frozen=True)
@@ -166,27 +261,46 @@ class SharedPhase:
     predictions: tuple[Predictions | None, ...]
     """Of the validation images, after each of the epochs; None in a refit."""
 
-    def write(self, path: Path) -> None:
-        """Write files whose names begin with `path`; the JSON file comes last, and says that all are there."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The epochs as plain values."""
+        return [measures.model_dump(mode="json") for measures in self.epochs]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained tensors, and the predictions by names that begin with `PREDICTED`."""
         predicted = {
-            f"{PREDICTED}{number}/{name}": value
+            f"{PREDICTED}{number}/{name}": value.contiguous()
             for number, one in enumerate(self.predictions)
             for name, value in ({} if one is None else vars(one)).items()
         }
+        return {name: value.contiguous() for name, value in self.state.items()} | predicted
+
+    def write(self, path: Path) -> None:
+        """Write files whose names begin with `path`; the JSON file comes last, and says that all are there."""
         beside = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in (self.state | predicted).items()}, beside)
+        save_file(self.tensors(), beside)
         beside.replace(path.with_suffix(".safetensors"))
-        rows = [measures.model_dump(mode="json") for measures in self.epochs]
-        write_text(path.with_suffix(".json"), json.dumps(rows))
+        write_text(path.with_suffix(".json"), json.dumps(self.rows()))
 
     @classmethod
     def read(cls, path: Path) -> SharedPhase:
         """What `write` wrote. Its seconds count for every trial, so that cost does not tell who came first."""
-        tensors = load_file(path.with_suffix(".safetensors"))
         rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return cls.of([row | {"shared": True} for row in rows], load_file(path.with_suffix(".safetensors")))
+
+    @classmethod
+    def unfinished(cls, saved: Checkpoint | None) -> SharedPhase:
+        """The epochs in a checkpoint of the phase, and their predictions."""
+        if saved is None:
+            return cls((), {}, ())
+        predicted = {name: x for name, x in saved.tensors.items() if name.startswith(PREDICTED)}
+        return cls.of(saved.facts["measures"], predicted)
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], tensors: dict[str, Tensor]) -> SharedPhase:
+        """The inverse of `rows` and `tensors`."""
         predicted: list[dict[str, Tensor]] = [{} for _ in rows]
         for key in [name for name in tensors if name.startswith(PREDICTED)]:
             number, _, name = key.removeprefix(PREDICTED).partition("/")
             predicted[int(number)][name] = tensors.pop(key)
-        epochs = tuple(Measures.model_validate(row | {"shared": True}) for row in rows)
+        epochs = tuple(Measures.model_validate(row) for row in rows)
         return cls(epochs, tensors, tuple(Predictions(**one) if one else None for one in predicted))
