@@ -1,6 +1,6 @@
 """The final model as files that anyone can load: safetensors and JSON, nothing pickled.
 
-classify = raysweep.sweep.export.load("runs/quickstart-.../final")
+classify = raysweep.sweep.export.load("runs/quickstart-.../final/recommended")
 print(classify(["a.png", "b.png"]))
 """
 

@@ -16,8 +16,8 @@ def reliability(final: FinalResult) -> Figure:
     sure, right, images = (np.array(column, dtype=float) for column in zip(*final.calibration, strict=True))
     axes.plot([0, 100], [0, 100], color="0.4", lw=1.2, ls="--", zorder=1)
     axes.vlines(100 * sure, 100 * sure, 100 * right, color="#d55e00", lw=2, zorder=2)
-    axes.scatter(100 * sure, 100 * right, 25 + 500 * images / images.sum(), color="#0173b2", zorder=3)
-    axes.set(xlim=(-2, 102), ylim=(-4, 104), xlabel="confidence of the model (%)", ylabel="accuracy on test (%)")
+    axes.scatter(100 * sure, 100 * right, 25 + 500 * images / images.sum(), color="#0173b2", zorder=3, clip_on=False)
+    axes.set(xlim=(-4, 104), ylim=(-4, 104), xlabel="confidence of the model (%)", ylabel="accuracy on test (%)")
     gap = 100 * (final.test_calibration_error or 0)
     title(axes, f"Expected calibration error: {gap:.1f} points", width=48)
     keys = [

@@ -47,7 +47,7 @@ def learning_curves(epochs: pd.DataFrame, kind: str) -> Figure:
     for axes, ((name, label), rows) in zip(grid, panels, strict=True):
         for _, trial in rows.groupby(["run", "trial"]):
             _draw_curve(axes, trial.sort_values("epoch"), colours[trial["lr"].iloc[0]], kind)
-        depth = f"depth {short(label, 28)}"
+        depth = short(wording.depth_name(label), 34)
         title(axes, f"{short(name, 50)}\n{depth}" if several else depth, width=75 // columns, size=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_xlabel("epoch")
@@ -63,7 +63,7 @@ def learning_curves(epochs: pd.DataFrame, kind: str) -> Figure:
     keys += [key("validation", color="0.3"), key("train", color="0.3", ls="--")]
     if (epochs.groupby(["run", "trial"])["phase"].nunique() > 1).any():
         keys.append(key("next phase", color="0.6", lw=1, ls=":"))
-    keys += loose_keys(epochs.groupby(["run", "trial"]).last())
+    keys += loose_keys(epochs.groupby(["run", "trial"]).last(), in_means=False)
     legend(figure, keys, columns=4 if len(colours) > 3 else None)
     return figure
 
@@ -113,6 +113,6 @@ def accuracy_by_lr(trials: pd.DataFrame) -> Figure:
         axes.tick_params(labelbottom=True)
         axes.set(xlabel="learning rate", ylabel="validation accuracy (%)" if axes is grid[0] else "")
         title(axes, short(name, 80) if len(names) > 1 else "Validation accuracy by learning rate", width=40)
-    keys = [key(f"depth {short(label)}", color=colours[label], marker=markers[label]) for label in colours]
+    keys = [key(short(wording.depth_name(label), 30), color=colours[label], marker=markers[label]) for label in colours]
     legend(figure, [*keys, *loose_keys(trials)])
     return figure

@@ -53,9 +53,10 @@ def _draw_differences(axes: Axes, rows: list[dict[str, Any]], answer: Answer) ->
         style: Any = {"marker": "D" if recommended else "o", "ms": 9 if recommended else 7, "capsize": 4}
         axes.errorbar(value, place, xerr=half, color=colour, lw=1.8, zorder=3, **style)
     if answer.question.objective == "loss":
-        axes.set_xlabel("loss of the recommended depth minus this one's (hundredths)")
+        what = "loss of the recommended depth minus this one's (hundredths)"
     else:
-        axes.set_xlabel(f"{METRICS[answer.question.objective].name} minus that of the recommended depth (points)")
+        what = f"{METRICS[answer.question.objective].name} minus that of the recommended depth (points)"
+    axes.set_xlabel(f"{what}\neach end of a bar with {100 * answer.question.confidence:g} % confidence")
     axes.grid(axis="y", visible=False)
 
 

@@ -105,15 +105,16 @@ def cross(state: Any) -> str:
     return "x" if state == "stopped" else "+"
 
 
-def loose_keys(trials: pd.DataFrame) -> list[Line2D]:
-    """Keys to the crosses, with the epochs at which trials were stopped."""
+def loose_keys(trials: pd.DataFrame, in_means: bool = True) -> list[Line2D]:
+    """Keys to the crosses, with the epochs at which trials were stopped; `in_means`: whether means are drawn."""
+    left_out = ", not in the mean" if in_means else ""
     keys = []
     stopped = sorted(trials.loc[trials["state"] == "stopped", "epochs_completed"].unique())
     if stopped:
         epochs = " or ".join(map(str, stopped)) if len(stopped) <= 4 else f"{stopped[0]} to {stopped[-1]}"
-        keys.append(key(f"stopped early at epoch {epochs}, not in the mean", ls="", marker="x", color="0.5"))
+        keys.append(key(f"stopped early at epoch {epochs}{left_out}", ls="", marker="x", color="0.5"))
     if not trials["state"].isin(["finished", "stopped"]).all():
-        keys.append(key("not finished, not in the mean", ls="", marker="+", color="0.5"))
+        keys.append(key(f"not finished{left_out}", ls="", marker="+", color="0.5"))
     return keys
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from .. import groups, sentences, wording
 from ..answer import Answer
 from ..facts import Facts, Section
@@ -23,7 +26,8 @@ def differences(facts: Facts) -> Section | None:
         f"Every depth minus the recommended one (the diamond), {paired}. Each end of a bar is a limit that the true "
         f"difference keeps to with {sure} confidence. A depth is enough if, with {sure} confidence, no configuration "
         "tried is better by more than the tolerance (the grey band); too shallow if, with the same confidence, another "
-        f"depth is; else open. {sentences.errors_apart(facts.answer)} Cost is training and the trial's share of the "
+        f"depth is; else open. The best of several rivals is partly lucky: a depth whose bar ends just left of the "
+        f"band may still be open. {sentences.errors_apart(facts.answer)} Cost is training and the trial's share of the "
         "pass through the frozen prefix."
     )
     return Section("Which depth is enough", text, differences_figure(facts.answer))
@@ -121,6 +125,11 @@ def _metric(facts: Facts) -> Metric:
     return METRICS[facts.compared.question.objective if facts.compared else "accuracy"]
 
 
+def _outward(bound: float, rounded: Callable[[float], int]) -> float:
+    """A bound to a tenth of a point, away from what it excludes, as the sentences have it."""
+    return rounded(round(1000 * bound, 6)) / 1000
+
+
 def _depth_row(row: Group, answer: Answer) -> dict[str, str]:
     metric = METRICS[answer.question.objective]
     points = "points" if metric.scale == 100 else "hundredths"
@@ -128,8 +137,8 @@ def _depth_row(row: Group, answer: Answer) -> dict[str, str]:
         metric.axis: wording.scaled(row, metric.column, metric.scale),
         f"± ({points})": wording.points(row["standard_error"]),
         "verdict": row["status"],
-        f"behind by at most ({points})": wording.points(row["upper"]),
-        f"behind by at least ({points})": wording.points(row["lower"]),
+        f"behind by at most ({points})": wording.points(_outward(row["upper"], math.ceil)),
+        f"behind by at least ({points})": wording.points(_outward(row["lower"], math.floor)),
         "validation accuracy (%)": wording.points(row["val_accuracy"]),
         "validation loss": wording.decimals(row["val_loss"]),
     }

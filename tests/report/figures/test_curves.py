@@ -11,7 +11,7 @@ from tests.report.synthetic_runs import digits_outcomes, epoch_rows, finished, p
 def test_learning_curves_have_a_panel_for_each_depth(digits_run):
     figure = learning_curves(tables.epochs_table(digits_run), "accuracy")
     titles = [axes.get_title(loc="left").splitlines()[-1] for axes in figure.axes]
-    assert titles == [f"depth {depth}" for depth in (1, 3, 9, 21, 33, "all")]
+    assert titles == [*(f"depth {depth}" for depth in (1, 3, 9, 21, 33)), "all layers"]
 
 
 def test_panels_of_one_network_have_one_scale(digits_run):

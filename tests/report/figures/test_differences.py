@@ -31,7 +31,10 @@ def test_a_row_for_each_depth_the_cheapest_on_top(three):
     assert [bar.get_width() for bar in right.patches] == [30, 90, 7_200]
     assert [text.get_text() for text in right.texts] == ["30 s", "90 s", "2.0 h"]
     assert heading(left) == "Depth 6 is the cheapest that is enough"
-    assert left.get_xlabel() == "accuracy minus that of the recommended depth (points)"
+    assert left.get_xlabel().splitlines() == [
+        "accuracy minus that of the recommended depth (points)",
+        "each end of a bar with 90 % confidence",
+    ]
 
 
 def test_bars_end_at_the_one_sided_limits(three):
@@ -64,7 +67,7 @@ def test_a_loss_is_drawn_so_that_right_is_better():
         Depth(3, 25.0, "too shallow", 5, 3), Depth(9, 20.0), recommended=1, objective="loss", tolerance=2.0
     )  # fmt: skip
     figure = differences(found)
-    assert figure.axes[0].get_xlabel() == "loss of the recommended depth minus this one's (hundredths)"
+    assert figure.axes[0].get_xlabel().splitlines()[0] == "loss of the recommended depth minus this one's (hundredths)"
     assert figure.axes[0].containers[0].lines[0].get_xdata() == pytest.approx([-5])
     assert "within the tolerance of 0.02" in legend_of(figure)
 
