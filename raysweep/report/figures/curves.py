@@ -109,10 +109,15 @@ def accuracy_by_lr(trials: pd.DataFrame) -> Figure:
         ticks = sorted(rows["lr"].unique())
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(ticks, [wording.rate(lr) for lr in ticks], rotation=45 if len(ticks) > 6 else 0)
+        axes.set_xticks(
+            ticks, [wording.rate(lr) for lr in ticks], rotation=45 if len(ticks) * min(2, len(names)) > 6 else 0
+        )
         axes.tick_params(labelbottom=True)
         axes.set(xlabel="learning rate", ylabel="validation accuracy (%)" if axes is grid[0] else "")
-        title(axes, short(name, 80) if len(names) > 1 else "Validation accuracy by learning rate", width=40)
+        if len(names) > 1:
+            title(axes, short(name, 80), width=42, size=11)
+        else:
+            title(axes, "Validation accuracy by learning rate")
     keys = [key(short(wording.depth_name(label), 30), color=colours[label], marker=markers[label]) for label in colours]
     legend(figure, [*keys, *loose_keys(trials)])
     return figure

@@ -34,7 +34,7 @@ def differences(answer: Answer) -> Figure:
     names = [_short_name(row, answer) for row in rows]
     left.set_yticks(range(len(rows)), names)
     left.set_ylim(len(rows) - 0.4, -0.6)  # the cheapest on top
-    title(left, _title(answer), width=62)
+    title(left, _title(answer), width=78 - 2 * max(map(len, names)) // 3)  # long names leave it less room
     keys = [key(status, color=STATUS_COLOURS[status], marker="o", ls="-") for status in _statuses(rows)]
     keys.append(key("recommended", color="0.4", marker="D", ls="", ms=9))
     keys.append(key(f"within the tolerance of {tolerance(answer)}", color="0.85", lw=8))
@@ -63,9 +63,10 @@ def _draw_differences(axes: Axes, rows: list[dict[str, Any]], answer: Answer) ->
 def _draw_costs(axes: Axes, rows: list[dict[str, Any]]) -> None:
     costs = np.array([row["cost_seconds"] for row in rows], dtype=float)
     axes.barh(range(len(rows)), costs, height=0.55, color="0.7")
+    style: Any = {"textcoords": "offset points", "va": "center", "fontsize": 11}
     for place, value in enumerate(costs):
-        axes.annotate(wording.duration(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.margins(x=0.6)
+        axes.annotate(wording.duration(value), (value, place), xytext=(4, 0), **style)
+    axes.margins(x=1.3)
     axes.set_xticks([])
     axes.set_xlabel("cost of a trial")
     axes.grid(visible=False)

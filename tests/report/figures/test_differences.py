@@ -80,9 +80,12 @@ def test_names_differ_however_long_the_network_s_is():
     assert max(map(len, names_of(figure))) <= 40
 
 
-@pytest.mark.parametrize("count", [2, 30])
-def test_nothing_is_cut_off(count):
-    depths = [
-        Depth(layers, 95.0, "open", network=(LONG, "b")[layers % 2], cost=10_000) for layers in range(1, count + 1)
-    ]
-    assert beyond(differences(answer(*depths))) == []
+@pytest.mark.parametrize("status", ["open", "enough"])
+@pytest.mark.parametrize(("count", "cost"), [(2, 10_000), (30, 7_000)])
+def test_nothing_is_cut_off(count, cost, status):
+    depths = [Depth(layers, 95.0, status, network=("b", LONG)[layers % 2], cost=cost) for layers in range(1, count + 1)]
+    figure = differences(answer(*depths))
+    assert beyond(figure) == []
+    (_, right) = figure.axes
+    edge = right.get_window_extent().x1
+    assert max(text.get_window_extent().x1 for text in right.texts) <= edge
