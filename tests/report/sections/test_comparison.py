@@ -52,6 +52,15 @@ def test_the_table_of_depths(make_run):
     assert rows["3"]["gap (points)"].startswith("2.0 ± ")
 
 
+def test_bounds_are_rounded_away_from_what_they_exclude(make_run):
+    facts = facts_of(make_run, {1: 0.90, 3: 0.94, 9: 0.943})
+    cells = comparison.depths(facts).table
+    for row, depth in zip(cells, facts.depths.to_dict("records"), strict=True):
+        most, least = (float(row[f"behind by at {which} (points)"]) for which in ("most", "least"))
+        assert 0 <= most - 100 * depth["upper"] < 0.1
+        assert 0 <= 100 * depth["lower"] - least < 0.1
+
+
 @pytest.mark.parametrize(
     ("objective", "column", "unit"),
     [
