@@ -1,26 +1,30 @@
 """The command `python -m raysweep.grid`: resolve a recipe, run it, say where the report is.
 
-Exit status: 0 a report with a recommendation; 1 the sweep went wrong; 2 a mistake in what
-was asked for, nothing was started; 130 interrupted, the report shows what there was.
+Exit status: 0 a report with a recommendation; 1 the sweep or some of its trials went wrong; 2 a mistake in what
+was asked for, nothing was started; 130 interrupted, the report shows what there was and
+`--resume` continues.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .recipe import Recipe, RecipeError, load, preset_names
-from .sweep.ledger import RunFolderError
+from .sweep.ledger import Run, RunFolderError
+
+if TYPE_CHECKING:
+    from .engine.run import Outcome
+    from .engine.storage import LocalCopy
 
 PLAN_FIELDS = (
     "trial", "backbone", "depth", "lr", "seed", "trainable_tensors", "trainable_parameters", "total_parameters",
@@ -37,7 +41,8 @@ INTERRUPTED = 130
 @click.option("--plan", "plan_only", is_flag=True, help="Show every trial and what it trains; train and fetch nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --plan: one JSON object.")
 @click.option("--smoke", is_flag=True, help="The same recipe end to end on fake images and random weights, one epoch.")
-@click.option("--run-dir", type=click.Path(path_type=Path), help="The run folder [default: runs/<name>-<time>].")
+@click.option("--run-dir", help="The run folder, or s3://bucket/prefix [default: runs/<name>-<time>].")
+@click.option("--resume", metavar="DIR", help="Go on with the interrupted run in this folder.")
 @click.option("--address", help="Run on a Ray cluster, such as auto, instead of on this machine alone.")
 def main(
     words: tuple[str, ...],
@@ -45,7 +50,8 @@ def main(
     plan_only: bool,
     as_json: bool,
     smoke: bool,
-    run_dir: Path | None,
+    run_dir: str | None,
+    resume: str | None,
     address: str | None,
 ) -> None:
     """How deep should a pretrained network be fine-tuned on your images?
@@ -59,15 +65,16 @@ def main(
             return
         if as_json and not plan_only:
             raise RecipeError("--json goes with --plan")
-        recipe = _recipe(words)
-        if smoke:
-            from .sweep.smoke import shrink
-
-            recipe = shrink(recipe)
-        if plan_only:
-            _show_plan(recipe, as_json)
-            return
-        status = _sweep(recipe, run_dir, address)
+        if resume is not None:
+            if plan_only or run_dir is not None:
+                raise RecipeError("--resume goes with neither --plan nor --run-dir: it goes on in its folder")
+            status = _resume(resume, words, smoke, address)
+        else:
+            recipe = _recipe(words, smoke)
+            if plan_only:
+                _show_plan(recipe, as_json)
+                return
+            status = _sweep(recipe, run_dir, address)
     except RecipeError as error:
         status = _refuse(error)
     except KeyboardInterrupt:
@@ -76,11 +83,17 @@ def main(
     sys.exit(status)
 
 
-def _recipe(words: Sequence[str]) -> Recipe:
+def _recipe(words: Sequence[str], smoke: bool, default: str | None = None) -> Recipe:
+    """The recipe that the words ask for, of `default` where they name none."""
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
         raise RecipeError(f"one recipe at a time, not {' and '.join(names)}; overrides are written key=value")
-    return load(names[0] if names else None, [word for word in words if "=" in word])
+    recipe = load(names[0] if names else default, [word for word in words if "=" in word])
+    if not smoke or (default and not names):
+        return recipe
+    from .sweep.smoke import shrink
+
+    return shrink(recipe)
 
 
 def _list() -> None:
@@ -148,39 +161,81 @@ def _print_columns(table: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _sweep(recipe: Recipe, run_dir: Path | None, address: str | None) -> int:
+def _resume(where: str, words: Sequence[str], smoke: bool, address: str | None) -> int:
+    """Do what is missing of a run; returns the exit status."""
+    from .engine.storage import LocalCopy, storage_of
+    from .sweep import history, ledger
+
+    with LocalCopy(storage_of(where)) as copy:
+        copy.download()
+        try:
+            recorded = ledger.read(copy.folder)
+        except RunFolderError as error:
+            raise RecipeError(f"--resume: {error}") from None
+        there = load(str(copy.folder / ledger.RECIPE))
+        history.check_same(_recipe(words, smoke, str(copy.folder / ledger.RECIPE)), there, where)
+        return _run(there, copy, address, recorded)
+
+
+def _sweep(recipe: Recipe, run_dir: str | None, address: str | None) -> int:
     """Run a sweep and its report; returns the exit status."""
+    from .engine.storage import LocalCopy, storage_of
+
+    storage = storage_of(run_dir or f"runs/{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    if not storage.is_local:
+        storage.check()
+    with LocalCopy(storage) as copy:
+        return _run(recipe, copy, address, None)
+
+
+def _run(recipe: Recipe, copy: LocalCopy, address: str | None, recorded: Run | None) -> int:
     from .engine import environment
+    from .engine.interrupts import Interrupts
+    from .engine.reaper import Reaper
+    from .sweep.history import check_plan
     from .sweep.plan import plan
 
-    folder = run_dir or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     planned = plan(recipe)
+    if recorded is not None:
+        check_plan(planned, recorded, copy.storage.where)
+    where = shlex.quote(copy.shown)
+    again = f"python -m raysweep.grid --resume {where}"
+    ended = f"ended; {again} continues, python -m raysweep.report {where} builds the report"
     files = environment.prepare(local=address is None)
-    try:
-        from .engine.run import run
+    with Interrupts(ended) as interrupts, Reaper(files) if files else nullcontext():
+        from .engine.run import Place, run
 
-        outcome = run(recipe, planned, folder, _command(), address, files)
-    except RunFolderError as error:
-        raise RecipeError(f"--run-dir: {error}") from None
-    finally:
-        if files is not None:
-            shutil.rmtree(files, ignore_errors=True)
-    return _answer(folder, outcome.interrupted, outcome.problem)
+        try:
+            outcome = run(recipe, planned, Place(copy, address, files, interrupts), _command(), recorded)
+        except RunFolderError as error:
+            raise RecipeError(f"--run-dir: {error}") from None
+        if outcome.interrupted:
+            click.echo("interrupted; building the report of what there is", err=True)
+        return _answer(copy, outcome, again)
 
 
-def _answer(folder: Path, interrupted: bool, problem: str) -> int:
+def _answer(copy: LocalCopy, outcome: Outcome, again: str) -> int:
+    """Build the report and say what there is to say; returns the exit status."""
     from .report import page
+    from .sweep.ledger import written_to
 
-    path = page.build(folder)
-    if interrupted:
-        click.echo(f"interrupted; what there was is in {path}", err=True)
+    problems = [outcome.problem] if outcome.problem else []
+    try:
+        copy.download()
+        path = page.build(copy.folder)
+        failed = page.failures(copy.folder)
+    except (OSError, RunFolderError) as error:
+        problem = outcome.problem or written_to(Path(copy.folder), error)
+        click.echo(f"error: {problem}; there is no report", err=True)
+        return INTERRUPTED if outcome.interrupted else 1
+    if outcome.interrupted:
+        click.echo(f"interrupted; what there was is in {path}; {again} continues", err=True)
         return INTERRUPTED
-    click.echo(page.answer([folder]))
+    click.echo(page.answer([copy.folder]))
     click.echo(f"report: {path}")
-    if problem:
+    for problem in [*problems, *failed]:
         click.echo(f"error: {problem}", err=True)
-        return 1
-    return 0
+    return 1 if problems or failed else 0
 
 
 def _refuse(error: RecipeError) -> int:
@@ -194,5 +249,4 @@ def _command() -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main(prog_name="python -m raysweep.grid")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 from ray import ObjectRefGenerator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -45,6 +46,14 @@ class FeaturesRecord(Versioned):
     made: tuple[MadeFeatures, ...]
     stored: tuple[str, ...]
     """Names of the phases that read stored features."""
+
+
+def decisions_of(record: Mapping[str, Any]) -> list[Decision] | None:
+    """The decisions in a features.json; None where it cannot be read."""
+    try:
+        return list(FeaturesRecord.model_validate(record).decisions)
+    except ValidationError:
+        return None
 
 
 def make(

@@ -6,92 +6,148 @@ This is the one place that opens the test split.
 
 from __future__ import annotations
 
+import json
 import math
-import shutil
+import os
 import signal
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from ..sweep.rows import Configuration, FinalResult, TrialJob
-from .jobs import job_of, ray_folder, scaling, sharing_of, world_of
+from ..sweep.rows import Configuration, EpochRow, FinalResult, TrialJob
+from .jobs import failures, job_of, ray_folder, scaling, sharing_of, world_of
+from .storage import CHECKPOINTS, Storage
 
 CALIBRATION_BINS = 15
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..train.ddp import World
     from ..train.metrics import Predictions
+    from ..train.phases import Fit
 
 
-def refit(job: TrialJob, chosen: Configuration, folder: Path) -> FinalResult:
-    """Run the final fit, and leave the exported model and its predictions in a folder.
+class FinalFitError(RuntimeError):
+    """A final fit that came to no result."""
+
+
+def refit(job: TrialJob, chosen: Configuration) -> FinalResult:
+    """Run the final fit, and leave the exported model and its predictions in its folder.
 
     Args:
-        job: with `refit`, the epochs of each phase.
+        job: with `refit`, the epochs of each phase, and `target`, the folder below the run's.
         chosen: the configuration that is refitted.
-        folder: for the model.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, which Ray Train answers with SystemExit.
+        FinalFitError: it came to no result.
     """
     trainer = TorchTrainer(
         _loop,
         train_loop_config={"job": job.model_dump_json()},
         scaling_config=scaling(job),
-        run_config=ray.train.RunConfig(name=f"final-{job.name}", storage_path=str(ray_folder(job))),
+        run_config=ray.train.RunConfig(
+            name=f"{job.name}-{uuid4().hex[:8]}",  # Train goes on by itself in a run of the same name
+            storage_path=ray_folder(job),
+            failure_config=failures(job),
+        ),
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
-        result = trainer.fit()
-    except SystemExit:
+        trainer.fit()
+    except SystemExit:  # Train's own answer to Ctrl-C
+        signal.signal(signal.SIGINT, handler)
+        signal.raise_signal(signal.SIGINT)
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, handler)
-    if result.metrics is None or result.checkpoint is None:
-        raise RuntimeError("the final fit ended without a result")
-    shutil.copytree(result.checkpoint.path, folder, dirs_exist_ok=True)
-    shutil.rmtree(result.checkpoint.path, ignore_errors=True)
+    storage = Storage(job.folder)
+    found = json.loads(storage.read(_measured_file(job)))
+    storage.remove_folder(f"{CHECKPOINTS}/{job.name}")
+    if "problem" in found:
+        raise FinalFitError(found["problem"])
     columns = {key: value for key, value in dict(chosen).items() if key in FinalResult.model_fields}
-    return FinalResult.model_validate(columns | result.metrics | {"epochs": sum(job.refit or ())})
+    return FinalResult.model_validate(columns | found | {"epochs": sum(job.refit or ())})
 
 
 def _loop(space: dict[str, Any]) -> None:
-    """One rank of the final fit."""
-    from ..sweep import export, predictions
+    """One rank of the final fit. A loss that is no number is so on every rank, and not tried again."""
+    from ..train.loop import DivergedError
+
+    job = job_of(space)
+    world = world_of(job)
+    try:
+        found = _fitted(job, world)
+    except DivergedError as error:
+        found = {"problem": str(error)}
+    if world.rank == 0:
+        Storage(job.folder).write(_measured_file(job), json.dumps(found).encode())
+
+
+def _measured_file(job: TrialJob) -> str:
+    """Where rank 0 leaves what the fit came to, for the sweep: Train keeps no metrics without a checkpoint."""
+    return f"{CHECKPOINTS}/{job.name}/measured"
+
+
+def _fitted(job: TrialJob, world: World) -> dict[str, Any]:
+    """Refit, test, and write the model's files; returns fields of `FinalResult`."""
     from ..train.loop import DivergedError
     from ..train.metrics import predict
     from ..train.network import labelled
-    from ..train.phases import Fit
 
     started = time.perf_counter()
-    job = job_of(space)
-    world, trial = world_of(job), job.trial
-    fit = Fit(trial, sharing_of(job), world, refit=job.refit)
-    losses = [measures.train_loss for measures in fit.epochs()]
+    trial = job.trial
+    fit, row = _refitted(job, world)
     network, task = fit.network, fit.network.task
     found = predict(network.suffix, labelled(network, trial, "test", world.device), trial.train, world)
     if not math.isfinite(found.loss):
         raise DivergedError(f"the test loss is {found.loss} after the refit")
+    if world.rank == 0:
+        _write(job, fit, found)
+    return {
+        **_scores(found, task.dataset.class_names, job.duplicated_test),
+        "train_images": len(task.dataset.train) + len(task.dataset.val),
+        "train_loss": row.train_loss,
+        "seconds": time.perf_counter() - started,
+        "workers": world.size,
+    }
+
+
+def _refitted(job: TrialJob, world: World) -> tuple[Fit, EpochRow]:
+    """The fit after its last epoch, and that epoch's row; from its checkpoint where it was interrupted."""
+    from ..train.phases import Fit, Saving
+    from .saving import Saver
+
+    saver = Saver(job, world)
+    saved = saver.read()
+    fit = Fit(job.trial, sharing_of(job), world, job.refit, saved, Saving(saver.due, saver.keep))
+    for measures in fit.epochs():
+        saver.rows.append(
+            EpochRow(**dict(measures), trial=job.name, workers=world.size, device=world.device.type, pid=os.getpid())
+        )
+        if fit.can_be_saved:
+            saver.keep(fit.state())
+    return fit, saver.rows[-1]
+
+
+def _write(job: TrialJob, fit: Fit, found: Predictions) -> None:
+    """The model and what it predicts of the test images, into the run folder."""
+    from ..sweep import export, predictions
+
+    network, task = fit.network, fit.network.task
+    target = Storage(job.folder).below(job.target)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if world.rank == 0:
-            export.save(Path(folder), network.whole(), trial, task.dataset.class_names, task.preparation)
-            predictions.write(Path(folder), task.dataset, found.predicted.numpy(), found.confidence.numpy())
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        metrics = {
-            **_scores(found, task.dataset.class_names, job.duplicated_test),
-            "train_images": len(task.dataset.train) + len(task.dataset.val),
-            "train_loss": losses[-1],
-            "seconds": time.perf_counter() - started,
-            "workers": world.size,
-        }
-        ray.train.report(metrics, checkpoint=checkpoint)
+        export.save(Path(folder), network.whole(), job.trial, task.dataset.class_names, task.preparation)
+        predictions.write(Path(folder), task.dataset, found.predicted.numpy(), found.confidence.numpy())
+        for path in sorted(Path(folder).iterdir()):
+            target.write(path.name, path.read_bytes())
 
 
 def _scores(found: Predictions, class_names: Sequence[str], duplicated: Sequence[int]) -> dict[str, Any]:

@@ -7,27 +7,31 @@ in worker processes of its own. Rank 0's rows reach Tune either way.
 
 from __future__ import annotations
 
+import errno
 import gc
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import ray
+import ray.exceptions
 import ray.train
 import ray.tune
 
-from ..sweep.evidence import ImagePredictions, contributions, pack, write_predictions
-from ..sweep.rows import EpochRow, TrialJob
-from ..train.measures import Measures
+from ..sweep.rows import EpochRow, Report, TrialJob
+from .errors import what_was_lost
+from .storage import CHECKPOINTS, Storage
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
     from ..train.ddp import World
-    from ..train.metrics import Predictions
     from ..train.phases import Sharing
 
+REPORT = "report"
+"""Key of what a trial reports to Tune."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
 
@@ -46,23 +50,39 @@ def run_trial(config: dict[str, Any], jobs: dict[str, str]) -> None:
     if job.workers == 1:
         trainer = TorchTrainer(_train, train_loop_config=space, scaling_config=ray.train.ScalingConfig(num_workers=0))
     else:
-        from ray.tune.integration.ray_train import TuneReportCallback
-
-        trainer = TorchTrainer(
-            _train,
-            train_loop_config=space,
-            scaling_config=scaling(job),
-            run_config=ray.train.RunConfig(
-                name=job.name,
-                storage_path=str(ray_folder(job)),
-                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-                failure_config=ray.train.FailureConfig(controller_failure_limit=MOST_CONTROLLER_FAILURES),  # type: ignore[call-arg]
-            ),
-        )
+        trainer = _nested(space, job)
     try:
         trainer.fit()
+    except ray.train.TrainingFailedError as error:  # its workers were lost too often
+        ray.tune.report({REPORT: Report(problem=what_was_lost(str(error))).model_dump_json()})
     finally:
         gc.collect()  # what the ended trial leaves in cycles, before the next one fills the memory
+
+
+def _nested(space: dict[str, Any], job: TrialJob) -> TorchTrainer:
+    """A trainer with workers of its own, which start again when one of them is lost."""
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return TorchTrainer(
+        _train,
+        train_loop_config=space,
+        scaling_config=scaling(job),
+        run_config=ray.train.RunConfig(
+            name=job.name,
+            storage_path=ray_folder(job),
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+            failure_config=failures(job),
+        ),
+    )
+
+
+def failures(job: TrialJob) -> ray.train.FailureConfig:
+    """How often a job's workers start again."""
+    return ray.train.FailureConfig(
+        max_failures=job.max_failures,
+        controller_failure_limit=MOST_CONTROLLER_FAILURES,  # type: ignore[call-arg]
+    )
 
 
 def job_of(space: dict[str, Any]) -> TrialJob:
@@ -70,14 +90,14 @@ def job_of(space: dict[str, Any]) -> TrialJob:
     return TrialJob.model_validate_json(space["job"])
 
 
-def ray_folder(job: TrialJob) -> Path:
-    """Where Ray keeps its own files of the run, and trials what they share."""
-    return Path(job.folder) / "ray"
+def ray_folder(job: TrialJob) -> str:
+    """Folder or URL where Ray keeps its own files of the run."""
+    return f"{job.folder.rstrip('/')}/ray"
 
 
-def row_of(result: dict[str, Any]) -> EpochRow:
-    """The row in what a trial reported to Tune."""
-    return EpochRow.model_validate_json(result["row"])
+def report_of(result: dict[str, Any]) -> Report:
+    """What a trial reported to Tune."""
+    return Report.model_validate_json(result[REPORT])
 
 
 def scaling(job: TrialJob) -> ray.train.ScalingConfig:
@@ -105,48 +125,55 @@ def sharing_of(job: TrialJob) -> Sharing:
     """What a job's trial shares with others."""
     from ..train.phases import Sharing
 
-    return Sharing(job.features, frozenset(job.stored), ray_folder(job) / "phases")
-
-
-class CountedPredictions:
-    """A trial's predictions at the epoch that it counts with, in its run folder and in its rows."""
-
-    def __init__(self, job: TrialJob, classes: int, val_key: str) -> None:
-        self.job, self.classes, self.val_key = job, classes, val_key
-        self.best_loss = math.inf
-        self.labels = np.empty(0)
-        self.found: ImagePredictions | None = None
-
-    def see(self, measures: Measures, predictions: Predictions | None) -> None:
-        """Take note of an epoch."""
-        loss = math.inf if measures.val_loss is None else measures.val_loss
-        if predictions is None or (self.job.trial.train.keep == "best_loss" and loss >= self.best_loss):
-            return
-        self.best_loss, self.labels = loss, predictions.labels.numpy()
-        self.found = ImagePredictions(
-            measures.epoch, predictions.predicted.numpy(), predictions.true_probability.numpy(), self.val_key
-        )
-        write_predictions(Path(self.job.folder), self.job.name, self.found)
-
-    def packed(self) -> str | None:
-        """What the images contribute to the objective, as text."""
-        if self.found is None:
-            return None
-        predicted, probability = self.found.predicted, self.found.true_probability
-        return pack(contributions(self.job.objective, predicted, probability, self.labels, self.classes))
+    folder = None if "://" in job.folder else Path(ray_folder(job)) / "phases"
+    return Sharing(job.features, frozenset(job.stored), folder)
 
 
 def _train(space: dict[str, Any]) -> None:
-    """The training loop of one rank."""
+    """The training loop of one rank. What fails for the trial's own reason is reported, and not tried again."""
+    job = job_of(space)
+    world = world_of(job)
+    report = _reporter(job)
+    known = _known_problem(job) if world.size > 1 else None
+    if known is not None:
+        report(known)
+        return
+    try:
+        _epochs(job, world, report)
+    except Exception as error:
+        found = _own_problem(error)
+        if found is None:
+            raise
+        if world.size > 1 and not found.diverged:
+            # the other ranks may be in the middle of a step: all start again, and end by what is written here
+            Storage(job.folder).write(_problem_file(job), found.model_dump_json().encode())
+            raise
+        report(found)
+
+
+def _reporter(job: TrialJob) -> Callable[[Report], None]:
+    send: Callable[[dict[str, Any]], None] = ray.tune.report if job.workers == 1 else ray.train.report
+
+    def report(one: Report) -> None:
+        send({REPORT: one.model_dump_json()})
+
+    return report
+
+
+def _epochs(job: TrialJob, world: World, report: Callable[[Report], None]) -> None:
+    """Train from where the trial stands, and report every epoch."""
     from ..data.dataset import split_key
     from ..nets.task import task_of
-    from ..train.phases import Fit
+    from ..train.phases import Fit, Saving
+    from .saving import CountedPredictions, Saver
 
-    job = job_of(space)
-    report: Callable[[dict[str, Any]], None] = ray.tune.report if job.workers == 1 else ray.train.report
-    world = world_of(job)
-    fit, dataset = Fit(job.trial, sharing_of(job), world), task_of(job.trial.phases()[0]).dataset
-    counted = CountedPredictions(job, len(dataset.class_names), split_key(dataset.val))
+    dataset = task_of(job.trial.phases()[0]).dataset
+    counted = CountedPredictions(job, Storage(job.folder), len(dataset.class_names), split_key(dataset.val))
+    saver = Saver(job, world, counted)
+    saved = saver.read()
+    for row in list(saver.rows):
+        report(Report(row=row))
+    fit = Fit(job.trial, sharing_of(job), world, saved=saved, saving=Saving(saver.due, saver.keep))
     where = {"trial": job.name, "workers": job.workers, "device": world.device.type, "pid": os.getpid()}
     for measures in fit.epochs():
         if world.rank == 0:
@@ -154,4 +181,37 @@ def _train(space: dict[str, Any]) -> None:
         compared = fit.is_over or measures.epoch in job.rungs
         evidence = counted.packed() if compared else None
         row = EpochRow(**dict(measures), **where, over=fit.is_over, evidence=evidence)  # type: ignore[arg-type]
-        report({"row": row.model_dump_json()})
+        saver.rows.append(row)
+        if fit.can_be_saved:
+            saver.keep(fit.state())
+        report(Report(row=row, **saver.told()))
+
+
+def _own_problem(error: Exception) -> Report | None:
+    """What to report of an error of the trial's own; None of one that another try may not meet."""
+    import torch
+
+    from ..train.loop import DivergedError
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, DivergedError):
+        return Report(problem=text, diverged=True)
+    if isinstance(error, torch.OutOfMemoryError):
+        return Report(problem=f"the device's memory is too small; lower train.batch_size ({text[:200]})")
+    if isinstance(error, OSError):
+        return Report(problem=f"there is no room: {text}") if error.errno in NO_ROOM else None
+    if isinstance(error, ray.exceptions.RayError) or "NCCL" in text or "Gloo" in text or "gloo" in text:
+        return None
+    return Report(problem=f"{type(error).__name__}: {text}")
+
+
+def _problem_file(job: TrialJob) -> str:
+    return f"{CHECKPOINTS}/{job.name}/problem.txt"
+
+
+def _known_problem(job: TrialJob) -> Report | None:
+    """What ended an earlier attempt for a reason of the trial's own."""
+    try:
+        return Report.model_validate_json(Storage(job.folder).read(_problem_file(job)))
+    except (OSError, ValueError):
+        return None

@@ -9,7 +9,8 @@ import os
 import platform
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from ..data import audit
 from ..data.dataset import Dataset, split_key
 from ..data.findings import Findings, refuse_overlap
-from ..features.decide import decide
+from ..features.decide import Decision, decide
 from ..files import write_text
 from ..nets import task
 from ..recipe import Recipe, dump
@@ -29,13 +30,19 @@ from ..report.answer import to_refit
 from ..sweep import ledger
 from ..sweep.choice import counted, epochs_by_phase
 from ..sweep.evidence import write_labels
-from ..sweep.ledger import Ledger, Run
+from ..sweep.history import History, history_of, other_versions
+from ..sweep.ledger import Ledger, Run, RunFolderError, written_to
 from ..sweep.plan import PlannedTrial
 from ..sweep.progress import Display
 from . import features, final
+from .errors import last_line
+from .features import decisions_of
+from .interrupts import Interrupts
 from .resources import Machine, this_machine
+from .saving import save_running
 from .session import Session, check_address
-from .trials import Jobs, last_line, run_trials, rungs_of
+from .storage import LocalCopy, Storage
+from .trials import Jobs, run_trials, rungs_of
 
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 
@@ -44,66 +51,124 @@ PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas"
 class Outcome:
     """How a sweep ended."""
 
-    folder: Path
     interrupted: bool = False
     problem: str = ""
     """Why there is no final model, if something went wrong."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep runs and what it leaves."""
+
+    copy: LocalCopy
+    """The run folder, and the part of it on this machine."""
+    address: str | None = None
+    """Of a Ray cluster; a local one is started when None."""
+    files: Path | None = None
+    """Folder for a local Ray's files (see `environment.prepare`)."""
+    interrupts: Interrupts = field(default_factory=Interrupts)
+
+    @property
+    def folder(self) -> Path:
+        """Of this machine."""
+        return self.copy.folder
+
+
 def run(
-    recipe: Recipe,
-    planned: Sequence[PlannedTrial],
-    folder: Path,
-    command: str,
-    address: str | None = None,
-    files: Path | None = None,
+    recipe: Recipe, planned: Sequence[PlannedTrial], place: Place, command: str, recorded: Run | None = None
 ) -> Outcome:
-    """Run a sweep into its folder.
+    """Run a sweep into its folder, or what is missing of it.
 
     Args:
         recipe: the sweep.
         planned: its trials (see `plan.plan`).
-        folder: the run folder, new or empty.
+        place: where it runs, and the run folder: new or empty, or that of `recorded`.
         command: the command line, for the record.
-        address: of a Ray cluster; a local one is started when None.
-        files: folder for a local Ray's files (see `environment.prepare`).
+        recorded: what an interrupted run of this recipe has left.
 
     Raises:
         RecipeError: a trial that can never be placed, data or weights that cannot be used, no cluster.
-        RunFolderError: the folder is in use or holds a run.
+        RunFolderError: the folder is in use or holds another run.
     """
-    dataset, findings = _examine(recipe, planned, address)
-    with Ledger(folder) as book, Session(recipe, address, files, folder / "ray" / "logs") as session:
+    dataset, findings = _examine(recipe, planned, place.address)
+    logs = place.folder / "ray" / "logs"
+    with (
+        Ledger(place.folder, resume=recorded is not None) as book,
+        Session(recipe, place.address, place.files, logs, place.interrupts) as session,
+    ):
         machine = session.machine()
         machine.check(recipe)
-        book.describe(_about(recipe, command, dataset))
-        configurations = [one.configuration for one in planned]
-        book.plan(configurations)
-        with Display(configurations) as display:
-            display.say(f"{len(planned)} trials → {folder}")
-            audit.write(folder, findings, dataset)
-            write_labels(folder, dataset.val.labels, len(dataset.class_names), split_key(dataset.val))
+        with Display([one.configuration for one in planned]) as display:
+            stages = _Stages(recipe, planned, machine, book, display, dataset, findings, place)
             try:
-                return _stages(recipe, planned, machine, book, display, findings)
+                stages.describe(command, recorded)
+                return Outcome(problem=stages.run(recorded))
             except KeyboardInterrupt:
-                for name in display.running:
-                    row = display.last.get(name)
-                    book.trial(name, "interrupted", epochs_completed=row.epoch if row else 0)
-                return Outcome(folder, interrupted=True)
+                if session.head_is_lost:
+                    return Outcome(problem="Ray's head process has ended")
+                stages.interrupt()
+                return Outcome(interrupted=True)
+            except OSError as error:
+                where = Path(place.copy.storage.where)
+                return Outcome(problem=str(error) if isinstance(error, RunFolderError) else written_to(where, error))
 
 
-def _stages(
-    recipe: Recipe,
-    planned: Sequence[PlannedTrial],
-    machine: Machine,
-    book: Ledger,
-    display: Display,
-    findings: Findings,
-) -> Outcome:
-    stored = _make_features(recipe, planned, machine, book.folder, display)
-    jobs = Jobs(recipe, machine, book.folder.resolve(), stored, rungs_of(recipe))
-    run_trials(jobs, planned, book, display)
-    return Outcome(book.folder, problem=_finals(jobs, planned, book.folder, display, findings))
+class _Stages:
+    """A sweep on a machine: features, trials, final fits."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        planned: Sequence[PlannedTrial],
+        machine: Machine,
+        book: Ledger,
+        display: Display,
+        dataset: Dataset,
+        findings: Findings,
+        place: Place,
+    ) -> None:
+        self.recipe, self.planned, self.machine, self.place = recipe, planned, machine, place
+        self.book, self.display, self.dataset, self.findings = book, display, dataset, findings
+
+    def describe(self, command: str, recorded: Run | None) -> None:
+        """Write down what is going to be done, but for what is `recorded`."""
+        dataset, folder = self.dataset, self.book.folder
+        if recorded is None:
+            self.book.describe(_about(self.recipe, command, dataset))
+        self.book.plan([one.configuration for one in self.planned])
+        audit.write(folder, self.findings, dataset)
+        write_labels(folder, dataset.val.labels, len(dataset.class_names), split_key(dataset.val))
+
+    def run(self, recorded: Run | None) -> str:
+        """All stages, or what is missing of them; returns why there is no final model, if there is none."""
+        history = History() if recorded is None else history_of(recorded)
+        self._announce(recorded, history)
+        decided = None if recorded is None or recorded.features is None else decisions_of(recorded.features)
+        stored = _make_features(self.recipe, self.planned, self.machine, self.book.folder, self.display, decided)
+        where = self.place.copy.storage.where
+        jobs = Jobs(self.recipe, self.machine, where, stored, rungs_of(self.recipe))
+        run_trials(jobs, self.planned, self.book, self.display, history)
+        self.place.copy.download()
+        return _finals(jobs, self.planned, self.book.folder, self.display, self.findings)
+
+    def _announce(self, recorded: Run | None, history: History) -> None:
+        where = self.place.copy.storage.where
+        if recorded is None:
+            self.display.say(f"{len(self.planned)} trials → {where}")
+            return
+        left = len(history.unfinished([one.name for one in self.planned]))
+        self.display.say(f"{len(self.planned)} trials, {left} of them unfinished → {where}")
+        if changed := other_versions(recorded.about.get("versions", {}), _versions()):
+            self.display.say(f"warning: other versions than before, so rows may differ a little: {', '.join(changed)}")
+
+    def interrupt(self) -> None:
+        """Have the running trials save their state, and say of each that it was interrupted."""
+        last = {name: self.display.last.get(name) for name in self.display.running}
+        epochs = {name: row.epoch if row else 0 for name, row in last.items()}
+        save_running(self.place.copy.storage.where, epochs)
+        for name, epoch in epochs.items():
+            with suppress(OSError):
+                self.book.trial(name, "interrupted", epochs_completed=epoch)
 
 
 def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | None) -> tuple[Dataset, Findings]:
@@ -128,7 +193,7 @@ def _about(recipe: Recipe, command: str, dataset: Dataset) -> dict[str, Any]:
     """What recipe.yaml holds."""
     return {
         "recipe": dump(recipe),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": _versions(),
         "host": {"name": socket.gethostname(), "system": platform.platform(), "cpus": os.cpu_count()},
         "images": {split: len(getattr(dataset, split)) for split in ("train", "val", "test")}
         | {"drawn": list(dataset.drawn)},
@@ -137,13 +202,24 @@ def _about(recipe: Recipe, command: str, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
 def _make_features(
-    recipe: Recipe, planned: Sequence[PlannedTrial], machine: Machine, folder: Path, display: Display
+    recipe: Recipe,
+    planned: Sequence[PlannedTrial],
+    machine: Machine,
+    folder: Path,
+    display: Display,
+    decided: Sequence[Decision] | None,
 ) -> tuple[str, ...]:
-    """Decide what to store, make it and write that down; returns the names of the phases that read it."""
+    """Decide what to store if it is not decided, make it and write that down; returns names of the phases that
+    read it."""
     torch.set_num_threads(recipe.resources.cpus_per_worker)  # rates are those of a lane
     trials = [one.trial for one in planned]
-    record = features.make(trials, decide(trials, recipe.features), recipe, machine, display)
+    decisions = decide(trials, recipe.features) if decided is None else decided
+    record = features.make(trials, decisions, recipe, machine, display)
     task.release()
     for one in record.made:
         if one.problem:
@@ -170,15 +246,17 @@ def _finals(jobs: Jobs, planned: Sequence[PlannedTrial], folder: Path, display: 
         return ""
     problems = []
     for name, group in to_refit(answer, jobs.recipe.final.of).items():
+        if name in found.finals:
+            continue
         chosen = next(one for one in planned if one.name == group["names"][0])
         try:
-            _refit(jobs, chosen, found, folder / ledger.FINAL / name, display, findings)
+            _refit(jobs, chosen, found, name, display, findings)
         except Exception as error:  # the sweep's own results must not be lost to whatever went wrong here
             problems.append(f"the final fit of {name} failed: {last_line(error) or type(error).__name__}")
     return "; ".join(problems)
 
 
-def _refit(jobs: Jobs, chosen: PlannedTrial, found: Run, folder: Path, display: Display, findings: Findings) -> None:
+def _refit(jobs: Jobs, chosen: PlannedTrial, found: Run, name: str, display: Display, findings: Findings) -> None:
     """One final fit into its folder."""
     epochs = epochs_by_phase(counted(ledger.epoch_rows(found, chosen.name), chosen.trial.train.keep))
     gpus = jobs.machine.gpus_per_worker(jobs.recipe)
@@ -186,11 +264,13 @@ def _refit(jobs: Jobs, chosen: PlannedTrial, found: Run, folder: Path, display: 
         update={
             "workers": jobs.machine.final_workers(jobs.recipe),
             "gpus": max(1.0, gpus) if gpus else 0.0,  # ranks cannot share a GPU
+            "name": f"final-{name}",
             "refit": epochs,
+            "target": f"{ledger.FINAL}/{name}",
             "duplicated_test": findings.duplicated_test,
         }
     )
-    name = f"{chosen.configuration.backbone} depth {chosen.configuration.depth_label}"
-    display.say(f"final fit: {name}, {sum(epochs)} epochs on train + val, {job.workers} workers")
-    result = final.refit(job, chosen.configuration, folder)
-    write_text(folder / ledger.RESULT, result.model_dump_json(indent=2))
+    network = f"{chosen.configuration.backbone} depth {chosen.configuration.depth_label}"
+    display.say(f"final fit: {network}, {sum(epochs)} epochs on train + val, {job.workers} workers")
+    result = final.refit(job, chosen.configuration)
+    Storage(jobs.folder).write(f"{job.target}/{ledger.RESULT}", result.model_dump_json(indent=2).encode())

@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ..sweep.rungs import EarlyStopping
-from .jobs import row_of
+from .jobs import report_of
 
 
 class JobQueue(Searcher):
@@ -63,7 +63,9 @@ class EarlyStoppingScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial goes on after an epoch. After its last one it ends by itself, and has finished."""
-        row = row_of(result)
+        row = report_of(result).row
+        if row is None:
+            return TrialScheduler.CONTINUE
         self._rule.report(row)
         if row.trial in self._rule.stopped and not row.over:
             return TrialScheduler.STOP

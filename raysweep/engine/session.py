@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +18,15 @@ import ray
 
 from ..recipe import Recipe, RecipeError
 from .environment import local_address
+from .interrupts import Interrupts
 from .resources import Machine, this_machine, usable_cpus
 
 CONNECT_S = 5.0
 """How long an address may take to answer."""
+LOOK_S = 1.0
+"""Between looks at whether the head is there."""
+FAILED_LOOKS = 3
+"""In a row, after which it is lost."""
 
 
 class Session:
@@ -30,21 +35,28 @@ class Session:
     Args:
         recipe: the sweep that will run on it.
         address: of a Ray cluster; a local one is started when None, and stopped at the end.
-        files: folder of a local Ray's files (see `environment.prepare`), removed at the end.
-        logs: where its logs are copied to first.
+        files: folder of a local Ray's files (see `environment.prepare`).
+        logs: where its logs are copied to at the end.
+        interrupts: how the sweep is ended from outside.
 
     Raises:
         RecipeError: there is no cluster at the address.
     """
 
-    def __init__(self, recipe: Recipe, address: str | None, files: Path | None, logs: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, address: str | None, files: Path | None, logs: Path, interrupts: Interrupts | None = None
+    ) -> None:
         self.recipe, self.address, self.files, self.logs = recipe, address, files, logs
+        self.interrupts = interrupts or Interrupts()
+        self.head_is_lost = False
+        """Whether Ray's head process has ended while the sweep ran; nothing of Ray can be called then."""
+        self._over = threading.Event()
 
     def __enter__(self) -> Session:
         try:
             self._start()
         except BaseException:
-            with _uninterrupted():
+            with self.interrupts.held():
                 self._stop()
             raise
         return self
@@ -52,7 +64,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _uninterrupted():  # half stopped, Ray would leave processes
+        with self.interrupts.held():  # half stopped, Ray would leave processes
             self._stop()
 
     def machine(self) -> Machine:
@@ -83,13 +95,29 @@ class Session:
             ) from None
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's error is in its row
+        self.interrupts.install()
+        address = ray.get_runtime_context().gcs_address
+        threading.Thread(target=self._watch, args=[address], daemon=True).start()
 
     def _stop(self) -> None:
-        ray.shutdown()
+        self._over.set()
+        if self.head_is_lost:
+            atexit.unregister(ray.shutdown)  # it would wait a minute for the head
+        else:
+            ray.shutdown()
         if self.files is not None:
             with suppress(OSError):
                 _copy_files(self.files / "ray" / "session_latest" / "logs", self.logs)
-            shutil.rmtree(self.files, ignore_errors=True)
+
+    def _watch(self, address: str) -> None:
+        """Interrupt the sweep when the head is gone: Ray itself would wait a minute and then end the process."""
+        failures = 0
+        while not self._over.wait(LOOK_S):
+            failures = 0 if _answers(address) else failures + 1
+            if failures == FAILED_LOOKS:
+                self.head_is_lost = True
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
 
 
 def check_address(address: str) -> None:
@@ -116,14 +144,11 @@ def _copy_files(source: Path, target: Path) -> None:
                 shutil.copyfile(path, there / name)
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let the block end although Ctrl-C is pressed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _answers(address: str) -> bool:
+    """Whether something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True

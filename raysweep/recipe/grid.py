@@ -17,7 +17,9 @@ from .values import Depth, Frozen, Objective, Positive, Seed, Statistics, axis, 
 
 IMAGE_FIELDS = ("image_size", "normalize")
 """Fields of `data` that may differ from one backbone to the next."""
-TRAIN_AXES = tuple(Train.model_fields)
+UNSEEN = ("checkpoint_every_minutes",)
+"""Fields of `train` that change no row of a trial."""
+TRAIN_AXES = tuple(name for name in Train.model_fields if name not in UNSEEN)
 MODEL_AXES = tuple(Model.model_fields)
 EXTRA_AXES = (*MODEL_AXES, *TRAIN_AXES, *IMAGE_FIELDS)
 MAIN_AXES = ("backbone", "depth", "lr", "seed")
@@ -67,7 +69,7 @@ class Trial(Frozen):
     @property
     def name(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the configuration."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude={"train": set(UNSEEN)}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def phases(self) -> tuple[Trial, ...]:

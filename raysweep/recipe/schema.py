@@ -157,6 +157,8 @@ class Train(Frozen):
     """Train accuracy on a fixed sample of validation's size, or on every training image."""
     validate_every_steps: Count | None = None
     """Measure on validation every so many optimizer steps too; at the end of each epoch alone when null."""
+    checkpoint_every_minutes: Positive = 10.0
+    """A trial saves its state after every epoch, and within long ones every so many minutes."""
     phases: tuple[Phase, ...] = ()
     """Trainings in a row, the optimizer fresh in each; one as the trial says when empty."""
 
@@ -213,6 +215,8 @@ class Resources(Frozen):
     cpus_per_worker: Count = 1
     gpus_per_worker: Annotated[Literal["auto"] | float, BeforeValidator(_gpus)] = "auto"
     """auto: one where the cluster has GPUs, else none. A fraction lets small trials share a GPU."""
+    max_failures: Annotated[int, Field(strict=True, ge=0)] = 3
+    """How often a trial goes on from its checkpoint after its process or node was lost."""
     max_concurrent: Count | None = None
     """At most so many trials at a time; as many as fit when null."""
 

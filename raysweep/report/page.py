@@ -50,6 +50,9 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
 SAME_DATA = ("dataset", "root")
 """Runs equal in these fields of `data` can be ranked."""
 
+MOST_FAILURES = 5
+"""Failed trials that are named on the terminal."""
+
 
 def build(folder: Path, tolerance: float | None = None, confidence: float | None = None) -> Path:
     """Write the report on one run folder; returns its index.html.
@@ -69,6 +72,18 @@ def answer(folders: Sequence[Path], tolerance: float | None = None, confidence: 
     """The report's answer: what to train, and what to run next if that is not decided."""
     facts = gather([read(folder) for folder in folders], tolerance, confidence)
     return " ".join(filter(None, (headline(facts), next_step(facts))))
+
+
+def failures(folder: Path) -> list[str]:
+    """Which trials failed and why, a sentence each, the number of all first; nothing where none did."""
+    facts = gather([read(folder)])
+    failed = groups.records(facts.trials[facts.trials["state"] == "failed"])
+    if not failed:
+        return []
+    several = f"{len(failed)} of {wording.count(len(facts.trials), 'trial')} failed, so the comparison is incomplete"
+    named = [f"{wording.trial_name(row)}: {row.get('error') or 'no reason was recorded'}" for row in failed]
+    more = [f"and {len(named) - MOST_FAILURES} more; see the report"] if len(named) > MOST_FAILURES else []
+    return [several, *named[:MOST_FAILURES], *more]
 
 
 def compare(

@@ -39,8 +39,8 @@ class ImagePredictions:
     """Determined by the images and their labels; see `data.dataset.split_key`."""
 
 
-def write_predictions(folder: Path, trial: str, found: ImagePredictions) -> None:
-    """Write a trial's predictions into a run folder, in the place of earlier ones."""
+def predictions_file(trial: str, found: ImagePredictions) -> tuple[str, bytes]:
+    """Name within the run folder, and content, of the file of a trial's predictions."""
     file = io.BytesIO()
     np.savez_compressed(
         file,
@@ -49,7 +49,7 @@ def write_predictions(folder: Path, trial: str, found: ImagePredictions) -> None
         true_probability=found.true_probability.astype(np.float32),
         val_key=np.str_(found.val_key),
     )
-    write_bytes(folder / FOLDER / f"{trial}.npz", file.getvalue())
+    return f"{FOLDER}/{trial}.npz", file.getvalue()
 
 
 def read_predictions(folder: Path, trial: str) -> ImagePredictions | None:

@@ -5,11 +5,14 @@ a trial's state. Both are append-only: a row is one line, written and flushed wh
 arrives, so that a run that is killed keeps every row but at most the half-written last
 one, which reading ignores. Other files are written beside and renamed. One process
 writes at a time: the folder's lock is the operating system's, gone with its holder.
+Before a sweep goes on in its folder, a half-written last line is cut off.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ Row = dict[str, Any]
 
 RECIPE, EPOCHS, TRIALS, FEATURES = "recipe.yaml", "epochs.jsonl", "trials.jsonl", "features.json"
 FINAL, RESULT = "final", "result.json"
+ENDED = ("finished", "stopped", "dropped", "failed")
+"""States of a trial that has nothing left to do."""
 FIRST_EDITION = ""
 """Name of the one final fit of a run of the first edition, whose files are in final/ itself."""
 
@@ -59,14 +64,20 @@ class Run:
 class Ledger:
     """The one writer of a run folder; use as a context manager to hold its lock.
 
+    Args:
+        folder: the run folder.
+        resume: go on in a folder that holds an unfinished run, instead of in a new one.
+
     Raises:
-        RunFolderError: another process holds the folder, it holds an earlier run, or it cannot be written to.
+        RunFolderError: another process holds the folder, it holds a run or holds none, or it cannot be
+            written to. Its methods raise it too, when the disk is full or the folder is gone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, resume: bool = False) -> None:
+        self.folder, self.resume = folder, resume
         self._lock = FileLock(folder / ".lock")
         self._columns: dict[str, Row] = {}
+        self._planned: set[str] = set()
 
     def __enter__(self) -> Ledger:
         try:
@@ -82,10 +93,25 @@ class Ledger:
             raise RunFolderError(
                 f"the run folder {self.folder} cannot be written to ({error.strerror}); give another --run-dir"
             ) from None
-        if (self.folder / RECIPE).exists():
+        try:
+            self._check()
+        except BaseException:
             self._lock.release()
-            raise RunFolderError(f"the run folder {self.folder} holds an earlier run; give another --run-dir")
+            raise
         return self
+
+    def _check(self) -> None:
+        there = (self.folder / RECIPE).exists()
+        if there and not self.resume:
+            how = "give another --run-dir"
+            if not is_finished(read(self.folder)):
+                how = f"--resume {self.folder} continues it, or {how}"
+                raise RunFolderError(f"the run folder {self.folder} holds an unfinished run; {how}")
+            raise RunFolderError(f"the run folder {self.folder} holds an earlier run; {how}")
+        if self.resume:
+            for name in (EPOCHS, TRIALS):
+                _cut_torn_line(self.folder / name)
+            self._planned = {row["trial"] for row in _rows(self.folder / TRIALS) if row.get("state") == "planned"}
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -95,12 +121,14 @@ class Ledger:
         write_text(self.folder / RECIPE, yaml_core.dumps(about))
 
     def plan(self, configurations: Sequence[Configuration]) -> None:
-        """Write down every planned trial; rows of its epochs repeat its columns."""
+        """Write down every planned trial that is not yet; rows of its epochs repeat its columns."""
         for configuration in configurations:
             columns = configuration.columns()
             self._columns[configuration.trial] = {
                 key: value for key, value in columns.items() if key not in ("axes", "schema_version")
             }
+            if configuration.trial in self._planned:
+                continue
             row = TrialRow(trial=configuration.trial, state="planned", time=time.time())
             self._append(TRIALS, row.model_dump(mode="json", exclude_none=True) | columns)
 
@@ -116,8 +144,50 @@ class Ledger:
         self._append(TRIALS, row.model_dump(mode="json", exclude_none=True))
 
     def _append(self, name: str, row: Row) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """A whole line, or none of it."""
+        path, line = self.folder / name, (json.dumps(row) + "\n").encode()
+        try:
+            with path.open("ab", buffering=0) as file:
+                before = os.fstat(file.fileno()).st_size
+                try:
+                    _write_whole(file.fileno(), line)
+                except OSError:
+                    os.truncate(path, before)
+                    raise
+        except OSError as error:
+            raise RunFolderError(error.errno, written_to(self.folder, error)) from None
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def written_to(folder: Path, error: OSError) -> str:
+    """Why a run folder could not be written to, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        why = "its disk is full; free some space"
+    elif not folder.exists():
+        return f"the run folder {folder} was removed while the sweep ran"
+    else:
+        why = f"{error.strerror or error}; mend that"
+    return f"the run folder {folder} cannot be written to: {why}, then --resume {folder} continues"
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a killed process left of a line."""
+    if path.is_file() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run has nothing left to do."""
+    planned = {str(row.get("trial")) for row in run.trials if row.get("state") == "planned"}
+    states = {str(row.get("trial")): str(row.get("state")) for row in run.trials if row.get("state") != "planned"}
+    ended = bool(planned) and all(states.get(name, "") in ENDED for name in planned)
+    final = run.about.get("recipe", {}).get("final", {}).get("enabled", True)
+    failed = ended and all(states[name] == "failed" for name in planned)
+    return ended and (failed or not final or bool(run.finals))
 
 
 def read(folder: Path) -> Run:

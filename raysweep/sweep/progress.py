@@ -57,6 +57,15 @@ class Display:
         """A trial ended an epoch."""
         self.last[row.trial] = row
 
+    def resume(self, trial: str, state: str) -> None:
+        """A trial had ended before the sweep was interrupted."""
+        self.ended[trial] = state
+
+    def recover(self, trial: str, reason: str, times: int) -> None:
+        """A trial's process was lost, and it goes on from its checkpoint."""
+        self.running.pop(trial, None)
+        self.say(f"{self._line(trial, 'goes on from its checkpoint', reason)}, failure {times}")
+
     def end(self, trial: str, state: str, reason: str = "") -> None:
         """A trial ended: finished, stopped, dropped or failed."""
         self.running.pop(trial, None)

@@ -80,6 +80,12 @@ class TrialJob(Versioned):
     """Names of the phases that read stored features."""
     refit: tuple[int, ...] | None = None
     """Epochs of each phase of a final fit; None for a trial of the grid."""
+    target: str = ""
+    """Of a final fit: the folder below the run's that the model goes to."""
+    checkpoint_minutes: float = 10.0
+    """Between checkpoints within an epoch."""
+    max_failures: int = 3
+    """How often its workers may be lost."""
     duplicated_test: tuple[int, ...] = ()
     """Positions of test images that have a copy in train or val."""
 
@@ -124,8 +130,25 @@ class TrialRow(Versioned):
     epochs_completed: int | None = None
     stopped_early: bool | None = None
     error: str | None = None
+    """Why it failed, or what it goes on from."""
+    failures: int | None = None
+    """Of a running trial that goes on from its checkpoint: how often its process was lost."""
+    diverged: bool | None = None
+    """Of a failed trial: whether it would fail again."""
     stop: Stop | None = None
     """Of a stopped or dropped trial."""
+
+
+class Report(Versioned):
+    """What a trial tells the sweep after an epoch, or when it has failed for a reason of its own."""
+
+    row: EpochRow | None = None
+    problem: str | None = None
+    """Why the trial has failed."""
+    diverged: bool = False
+    """Whether it would fail again."""
+    warning: str | None = None
+    """What went wrong beside the training, such as a checkpoint for which there was no room."""
 
 
 class FinalResult(Versioned):

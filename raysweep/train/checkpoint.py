@@ -185,3 +185,8 @@ def restore_optimizer(
         for group in facts["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # fused optimizers go through memory, so that all tensors must be laid out as the parameter is
+                values[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

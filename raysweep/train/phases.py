@@ -94,6 +94,12 @@ class Fit:
         self.is_over = False
         """Whether the last epoch was the trial's last."""
         self._stage: _Stage | None = None
+        self._own_phase = False
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether a phase of this trial's own has begun; a shared phase is saved where it is shared."""
+        return self._own_phase
 
     def state(self) -> Checkpoint:
         """What a fit of the same trial needs to go on from here, asked for after an epoch or by `Saving.keep`."""
@@ -108,12 +114,14 @@ class Fit:
         first, epoch = (0, 0) if saved is None else (saved.facts["phase"] - 1, saved.facts["epochs_before"])
         for index, phase in list(enumerate(phases))[first:]:
             if index + 1 < len(phases) and self.world.size == 1 and self.sharing.folder is not None:
+                self._own_phase = False
                 shared = self._shared(phases[: index + 1], state, epoch + 1)
                 for measures, self.predictions in zip(shared.epochs, shared.predictions, strict=True):
                     epoch = measures.epoch
                     yield measures
                 state = shared.state
             else:
+                self._own_phase = True
                 for measures in self._phase(phase, index + 1, state, epoch + 1, saved, self._keep):
                     epoch = measures.epoch  # a phase may run out of patience before its last
                     yield measures

@@ -1,6 +1,7 @@
 """The final fit where no cluster is needed to see what it does; the fit itself is in test_run.py."""
 
 import io
+import json
 import math
 import signal
 import sys
@@ -14,6 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from raysweep.engine import final, run
 from raysweep.engine.resources import Machine
+from raysweep.engine.storage import Storage
 from raysweep.engine.trials import Jobs
 from raysweep.recipe import Features, Recipe, dump
 from raysweep.sweep.choice import counted, epochs_by_phase
@@ -54,7 +56,7 @@ def trainer(monkeypatch):
     return fake
 
 
-def test_an_interrupt_is_the_sweeps_own(job, trainer, tmp_path):
+def test_an_interrupt_is_the_sweeps_own(job, trainer):
     """Ray Train handles the signal itself and ends the process; the report would not be written."""
 
     def fit():
@@ -64,32 +66,41 @@ def test_an_interrupt_is_the_sweeps_own(job, trainer, tmp_path):
     before, trainer.fit = signal.getsignal(signal.SIGINT), fit
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
-            final.refit(job, configuration(), tmp_path / "final")
+            final.refit(job, configuration())
         assert caught.type is KeyboardInterrupt
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_the_result_and_the_models_files(job, trainer, tmp_path):
-    """The checkpoint moves to the run folder, and is not kept twice."""
-    checkpoint = tmp_path / "ray" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "model.json").write_text("{}")
-    trainer.fit = lambda: SimpleNamespace(metrics=METRICS | {"of": "Ray"}, checkpoint=SimpleNamespace(path=checkpoint))
+def measured(job, found):
+    """A fit that leaves what it measured, as rank 0 does."""
+
+    def fit():
+        Storage(job.folder).write(f"checkpoints/{job.name}/measured", json.dumps(found).encode())
+
+    return fit
+
+
+def test_the_result_is_what_was_measured(job, trainer, tmp_path):
+    """Its checkpoints are not kept."""
+    trainer.fit = measured(job, METRICS)
     chosen = configuration(axes={"optimizer": "sgd"})
-    result = final.refit(job, chosen, tmp_path / "final")
+    result = final.refit(job, chosen)
     shared = FinalResult.model_fields.keys() & set(dict(chosen))
     assert result == FinalResult(**METRICS, **{name: getattr(chosen, name) for name in shared}, epochs=5)
-    assert [path.name for path in (tmp_path / "final").iterdir()] == ["model.json"]
-    assert not checkpoint.exists()
+    assert not (tmp_path / "checkpoints" / job.name).exists()
 
 
-@pytest.mark.parametrize("lacks", ["metrics", "checkpoint"])
-def test_a_fit_without_a_result_is_an_error(job, trainer, tmp_path, lacks):
-    trainer.fit = lambda: SimpleNamespace(**{"metrics": METRICS, "checkpoint": SimpleNamespace()} | {lacks: None})
-    with pytest.raises(RuntimeError, match="without a result"):
-        final.refit(job, configuration(), tmp_path / "final")
+def test_a_problem_is_an_error(job, trainer):
+    trainer.fit = measured(job, {"problem": "the test loss is nan"})
+    with pytest.raises(final.FinalFitError, match="the test loss is nan"):
+        final.refit(job, configuration())
+
+
+def test_a_fit_without_a_result_is_an_error(job, trainer):
+    with pytest.raises(OSError, match="measured"):
+        final.refit(job, configuration())
 
 
 # ---- what the predictions of the test images amount to ----
@@ -252,7 +263,7 @@ def swept(tmp_path):
                     book.epoch(epoch_row(one.name, epoch, val_accuracy=accuracy, val_images=1000, seconds=seconds))
                 book.trial(one.name, ended, epochs_completed=3, stopped_early=False)
         display = Display([one.configuration for one in planned], Console(file=io.StringIO()))
-        words = (Jobs(sweep, Machine(2, 0), tmp_path / "run", ()), planned, tmp_path / "run", display)
+        words = (Jobs(sweep, Machine(2, 0), str(tmp_path / "run"), ()), planned, tmp_path / "run", display)
         return words, {one.name: one.trial for one in planned}
 
     return make
@@ -263,8 +274,8 @@ def refitted(monkeypatch):
     """The final fits that were asked for, in the place of making them: their jobs by the names of their folders."""
     jobs = {}
 
-    def refit(job, chosen, folder):
-        jobs[folder.name] = job
+    def refit(job, chosen):
+        jobs[job.target.removeprefix("final/")] = job
         columns = {key: value for key, value in dict(chosen).items() if key in FinalResult.model_fields}
         return FinalResult.model_validate(columns | METRICS | {"epochs": sum(job.refit)})
 
@@ -293,14 +304,14 @@ FINDINGS = SimpleNamespace(duplicated_test=(3, 5))
 )
 def test_what_is_refitted(swept, refitted, of, expected):
     """Each at its best learning rate; the recommended is the cheapest that is within the tolerance."""
-    words, trials = swept(final={"of": of})
+    words, _ = swept(final={"of": of})
     assert run._finals(*words, FINDINGS) == ""
-    chosen = {name: trials[job.name] for name, job in refitted.items()}
+    chosen = {name: job.trial for name, job in refitted.items()}
     assert {name: (trial.backbone, trial.depth) for name, trial in chosen.items()} == expected
     assert {(trial.lr, trial.seed) for trial in chosen.values()} == {(0.01, 0)}
     assert {(job.refit, job.duplicated_test, job.workers) for job in refitted.values()} == {((3,), (3, 5), 2)}
     assert {name: result.trial for name, result in read(words[2]).finals.items()} == {
-        name: job.name for name, job in refitted.items()
+        name: job.trial.name for name, job in refitted.items()
     }
 
 
@@ -320,10 +331,10 @@ def test_where_nothing_came_to_a_result_there_is_nothing_to_refit(swept, refitte
 def test_a_final_fit_that_fails_leaves_the_others(swept, refitted, monkeypatch):
     sound = run.final.refit
 
-    def refit(job, chosen, folder):
+    def refit(job, chosen):
         if chosen.backbone == "small_cnn":
             raise RuntimeError("Traceback\nRuntimeError: out of memory")
-        return sound(job, chosen, folder)
+        return sound(job, chosen)
 
     monkeypatch.setattr(run.final, "refit", refit)
     words, _ = swept(final={"of": "each-network"})

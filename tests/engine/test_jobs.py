@@ -1,13 +1,24 @@
 """What a trial's process leaves beside its rows: predictions of the validation images, and what they contribute."""
 
+import errno
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from raysweep.engine.jobs import CountedPredictions, ray_folder, row_of, sharing_of
+from raysweep.engine.jobs import REPORT, _own_problem, ray_folder, report_of, sharing_of
+from raysweep.engine.saving import CountedPredictions, Saver, save_running
+from raysweep.engine.storage import Storage
 from raysweep.recipe import Features
 from raysweep.sweep.evidence import contributions, read_predictions, unpack
-from raysweep.sweep.rows import TrialJob
+from raysweep.sweep.rows import Report, TrialJob
+from raysweep.train.checkpoint import Checkpoint
+from raysweep.train.ddp import World
+from raysweep.train.loop import DivergedError
 from raysweep.train.metrics import Predictions
 from tests.features.small_trials import trial_of
 from tests.sweep.sample_rows import epoch_row
@@ -36,12 +47,16 @@ def predictions(seed):
     )
 
 
+def counted_of(job):
+    return CountedPredictions(job, Storage(job.folder), CLASSES, "key")
+
+
 def seen(job, losses, without=()):
     """What was counted after each epoch: the epoch, as the folder has it."""
-    counted, epochs = CountedPredictions(job, CLASSES, "key"), []
+    counted, epochs = counted_of(job), []
     for epoch, loss in enumerate(losses, start=1):
         counted.see(epoch_row(epoch=epoch, val_loss=loss), None if epoch in without else predictions(epoch))
-        found = read_predictions(ray_folder(job).parent, "a")
+        found = read_predictions(Path(job.folder), "a")
         epochs.append(found.epoch if found else None)
         assert (counted.packed() is None) == (found is None)
     return counted, epochs
@@ -80,6 +95,127 @@ def test_trials_of_a_run_share_what_they_begin_with(tmp_path):
     assert (sharing.stored, sharing.folder) == ({"x"}, tmp_path / "ray" / "phases")
 
 
-def test_a_row_crosses_as_json():
-    row = epoch_row(evidence="bits:2:wA==", over=True)
-    assert row_of({"row": row.model_dump_json(), "training_iteration": 1}) == row
+def test_in_an_object_store_no_phases_are_shared(tmp_path):
+    job = job_of(tmp_path).model_copy(update={"folder": "s3://bucket/run"})
+    assert sharing_of(job).folder is None
+    assert ray_folder(job) == "s3://bucket/run/ray"
+
+
+def test_a_report_crosses_as_json():
+    report = Report(row=epoch_row(evidence="bits:2:wA==", over=True), warning="no room")
+    assert report_of({REPORT: report.model_dump_json(), "training_iteration": 1}) == report
+
+
+# ---- checkpoints ----
+
+
+@pytest.mark.parametrize("keep", ["last", "best_loss"])
+def test_what_counts_is_in_the_checkpoint(tmp_path, keep):
+    """After a restart the same is counted, to the last bit."""
+    job = job_of(tmp_path, "loss", keep=keep)
+    counted, _ = seen(job, (3.0, 1.0, 2.0))
+    saver = Saver(job, World(), counted)
+    saver.rows.append(epoch_row(epoch=3))
+    saver.keep(Checkpoint({"x": torch.ones(2)}, {}))
+    again = counted_of(job)
+    other = Saver(job, World(), again)
+    assert other.read().facts["rows"] == [epoch_row(epoch=3).model_dump(mode="json")]
+    assert list(other.rows) == [epoch_row(epoch=3)]
+    assert again.packed() == counted.packed()
+    for one in (counted, again):
+        one.see(epoch_row(epoch=4, val_loss=1.5), predictions(4))
+    assert (again.found.epoch, again.packed()) == (counted.found.epoch, counted.packed())
+
+
+def test_without_a_checkpoint_a_trial_begins_anew(tmp_path):
+    saver = Saver(job_of(tmp_path), World(), counted_of(job_of(tmp_path)))
+    assert saver.read() is None
+    assert list(saver.rows) == []
+
+
+def test_without_room_it_is_told_once_and_the_trial_goes_on(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("raysweep.train.checkpoint.write_bytes", full)
+    monkeypatch.setattr("raysweep.engine.storage.write_bytes", full)
+    saver = Saver(job_of(tmp_path), World())
+    saver.keep(Checkpoint({}, {}))
+    assert "No space left on device" in saver.told()["warning"]
+    assert saver.told() == {"warning": None}
+
+
+def test_rank_0_alone_writes(tmp_path):
+    Saver(job_of(tmp_path), World(rank=1, size=2)).keep(Checkpoint({"x": torch.ones(1)}, {}))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_within_an_epoch_a_checkpoint_is_due_after_its_minutes(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("raysweep.engine.saving.time.monotonic", lambda: clock.now)
+    saver = Saver(job_of(tmp_path).model_copy(update={"checkpoint_minutes": 0.5}), World())
+    due = []
+    for _ in range(10):
+        clock.now += 10
+        due.append(saver.due())
+        if due[-1]:
+            saver.keep(Checkpoint({"x": torch.ones(1)}, {}))
+    assert due == [False, False, False, True, False, False, False, True, False, False]
+
+
+def test_when_the_sweep_is_stopped_every_running_trial_saves_itself_once(tmp_path):
+    """Three trials: one in an epoch, one that waits with a row, and one that never answers."""
+    job = job_of(tmp_path)
+    running = Saver(job, World())
+    waits = Saver(job.model_copy(update={"name": "waits"}), World())
+    waits.rows.append(epoch_row(epoch=3))
+    waits.keep(Checkpoint({"x": torch.ones(1)}, {}))
+    saved = []
+
+    def train():
+        while not saved:
+            if running.due():
+                running.keep(Checkpoint({"x": torch.ones(1)}, {}))
+                saved.append(running.due())
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    started = time.monotonic()
+    save_running(str(tmp_path), {"a": 1, "waits": 2})
+    thread.join()
+    assert time.monotonic() - started < 5
+    assert saved == [False]
+    assert running.read() is not None
+    assert not (tmp_path / ".stop").exists()
+
+
+def test_a_trial_that_does_not_answer_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("raysweep.engine.saving.SAVE_S", 0.2)
+    save_running(str(tmp_path), {"a": 1})
+    assert not (tmp_path / ".stop").exists()
+
+
+# ---- whose fault ----
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "diverged"),
+    [
+        (DivergedError("the loss is nan"), "the loss is nan", True),
+        (torch.OutOfMemoryError("CUDA out of memory"), "lower train.batch_size", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "there is no room", False),
+        (ValueError("two\nlines"), "ValueError: two lines", False),
+    ],
+)
+def test_what_fails_for_its_own_reason_is_reported(error, problem, diverged):
+    found = _own_problem(error)
+    assert problem in found.problem
+    assert found.diverged == diverged
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), ConnectionError("reset"), RuntimeError("NCCL error")]
+)
+def test_what_may_go_better_next_time_is_not(error):
+    assert _own_problem(error) is None

@@ -651,4 +651,4 @@ def test_run_folder_in_use(tmp_path):
 def test_run_folder_of_an_earlier_run(tmp_path):
     with ledger.Ledger(tmp_path / "run") as book:
         book.describe({})
-    assert "holds an earlier run" in refused(tmp_path, "--run-dir", str(tmp_path / "run"))
+    assert "holds an unfinished run" in refused(tmp_path, "--run-dir", str(tmp_path / "run"))

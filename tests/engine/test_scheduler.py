@@ -5,8 +5,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from raysweep.engine.jobs import REPORT
 from raysweep.engine.scheduler import EarlyStoppingScheduler, JobQueue
 from raysweep.sweep.evidence import pack
+from raysweep.sweep.rows import Report
 from raysweep.sweep.rungs import Entrant, Guard, Halving
 from tests.sweep.sample_rows import epoch_row
 
@@ -30,7 +32,9 @@ def report(scheduler, trial, epoch, accuracy, over=False):
     """What Tune is answered when a trial reports a row."""
     evidence = pack(np.arange(IMAGES) < round(IMAGES * accuracy))
     row = epoch_row(trial, epoch, val_accuracy=accuracy, evidence=evidence, over=over)
-    return scheduler.on_trial_result(None, None, {"row": row.model_dump_json(), "training_iteration": epoch})
+    return scheduler.on_trial_result(
+        None, None, {REPORT: Report(row=row).model_dump_json(), "training_iteration": epoch}
+    )
 
 
 # ---- after an epoch ----
@@ -60,6 +64,11 @@ def test_after_its_last_epoch_a_trial_ends_by_itself(guard):
     report(scheduler, "bad 0", 1, 0.1)
     assert report(scheduler, "bad 0", 2, 0.1, over=True) == CONTINUE
     assert "bad 0" in guard.stopped
+
+
+def test_a_trial_that_reports_a_problem_ends_by_itself(guard):
+    result = {REPORT: Report(problem="the loss is nan").model_dump_json()}
+    assert EarlyStoppingScheduler(guard).on_trial_result(None, None, result) == CONTINUE
 
 
 def test_a_row_that_arrives_twice_has_the_same_answer(halving):

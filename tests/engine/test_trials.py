@@ -1,19 +1,23 @@
 """The trials of a sweep as Ray Tune has them, without a cluster."""
 
+import errno
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from raysweep.engine.jobs import job_of
+from raysweep.engine.errors import KILLED, last_line, what_was_lost
+from raysweep.engine.jobs import REPORT, job_of
 from raysweep.engine.resources import Machine
-from raysweep.engine.trials import Jobs, _Recorder, early_stopping, in_order, last_line, rungs_of
+from raysweep.engine.storage import Storage
+from raysweep.engine.trials import Jobs, _Recorder, early_stopping, in_order, rungs_of
 from raysweep.recipe import Recipe
 from raysweep.sweep.evidence import pack
+from raysweep.sweep.history import History, history_of
 from raysweep.sweep.ledger import Ledger, read
 from raysweep.sweep.plan import plan
 from raysweep.sweep.progress import Display
-from raysweep.sweep.rows import Stop
+from raysweep.sweep.rows import Report, Stop
 from raysweep.sweep.rungs import Entrant, Guard, Halving
 from tests.sweep.sample_rows import configuration, epoch_row
 
@@ -171,7 +175,7 @@ def test_a_job_has_all_that_its_process_needs(tmp_path):
         resources={"workers_per_trial": 2, "cpus_per_worker": 3}, features={"dtype": "bfloat16"}, objective="loss"
     )
     trial = sweep.trials()[1]
-    job = Jobs(sweep, Machine(8, 2), tmp_path, ("a", "b"), (2, 4)).of(trial)
+    job = Jobs(sweep, Machine(8, 2), str(tmp_path), ("a", "b"), (2, 4)).of(trial)
     assert (job.name, job.trial, job.workers, job.cpus, job.gpus) == (trial.name, trial, 2, 3, 1.0)
     assert (job.folder, job.features, job.stored, job.refit) == (str(tmp_path), sweep.features, ("a", "b"), None)
     assert (job.objective, job.rungs) == ("loss", (2, 4))
@@ -217,14 +221,15 @@ def recorded(tmp_path):
         book.describe({})
         display = Display([configuration("a"), configuration("b")])
         rule = Guard({"a": Entrant("g", 0.1, 0), "b": Entrant("g", 0.2, 0)}, (1,), 0.005, 3.0)
-        yield SimpleNamespace(recorder=_Recorder(book, display, rule), rule=rule, read=lambda: read(tmp_path / "run"))
+        recorder = _Recorder(book, display, rule, Storage(str(tmp_path / "run")), History())
+        yield SimpleNamespace(recorder=recorder, rule=rule, read=lambda: read(tmp_path / "run"))
 
 
 def send(recorded, trial, epoch, **more):
     """An epoch as it arrives: at the scheduler first, then at the recorder."""
     row = epoch_row(trial, epoch, **more)
     recorded.rule.report(row)
-    recorded.recorder.on_trial_result(0, [], FakeTrial(trial), {"row": row.model_dump_json()})
+    recorded.recorder.on_trial_result(0, [], FakeTrial(trial), {REPORT: Report(row=row).model_dump_json()})
 
 
 def complete(recorded, *trials):
@@ -301,7 +306,7 @@ def test_without_early_stopping_all_finish(recorded):
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("Traceback\nraysweep.train.loop.DivergedError: the loss is nan", "DivergedError: the loss is nan"), (None, None)],
+    [("Failure # 1 (occurred at …)\nTraceback\nx.FooError: it is broken", "FooError: it is broken"), (None, None)],
 )
 @pytest.mark.parametrize("last", ["step", "experiment"])
 def test_a_failed_trial_says_why(recorded, tmp_path, text, error, last):
@@ -318,4 +323,102 @@ def test_a_failed_trial_says_why(recorded, tmp_path, text, error, last):
         end(*words)
     (row,) = recorded.read().trials
     assert (row["state"], row["epochs_completed"]) == ("failed", 1)
-    assert row["error"] == (error or "the trial's process ended")
+    assert row["error"] == (error or KILLED)
+
+
+def problem(recorded, trial, **more):
+    report = Report(**more)
+    recorded.recorder.on_trial_result(0, [], FakeTrial(trial), {REPORT: report.model_dump_json()})
+
+
+@pytest.mark.parametrize("diverged", [True, False])
+def test_a_trial_that_reports_a_problem_has_failed(recorded, diverged):
+    send(recorded, "a", 1)
+    problem(recorded, "a", problem="the loss is nan", diverged=diverged)
+    complete(recorded, "a")
+    row = last_states(recorded)["a"]
+    assert (row["state"], row["error"], row.get("diverged")) == ("failed", "the loss is nan", diverged or None)
+
+
+def test_a_warning_is_said_once(recorded, capsys):
+    for trial in ("a", "b", "a"):
+        problem(recorded, trial, warning="no room for checkpoints")
+    assert capsys.readouterr().out.count("no room for checkpoints") == 1
+
+
+def test_a_trial_that_goes_on_says_why(recorded, tmp_path, capsys):
+    trial = FakeTrial("a", tmp_path / "error.txt")
+    recorded.recorder.on_trial_start(0, [], trial)
+    send(recorded, "a", 1)
+    for number in (1, 2):
+        with trial.error_file.open("a", encoding="utf-8") as file:
+            file.write(
+                f"Failure # {number} (occurred at …)\nThe actor died unexpectedly: its worker process has died.\n"
+            )
+        recorded.recorder.on_trial_recover(0, [], trial)
+        recorded.recorder.on_trial_start(0, [], trial)
+    notes = recorded.read().trials
+    assert [(row["state"], row.get("failures"), row.get("error")) for row in notes] == [
+        ("running", None, None), ("running", 1, KILLED), ("running", 2, KILLED),
+    ]  # fmt: skip
+    assert "goes on from its checkpoint after epoch 1/4" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_checkpoints_of_a_trial_that_ended_are_removed(recorded, tmp_path):
+    folders = [tmp_path / "run" / "checkpoints" / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    send(recorded, "a", 1, over=True)
+    problem(recorded, "b", problem="out of memory")  # may be tried again
+    complete(recorded, "a", "b")
+    assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_a_full_disk_is_remembered(recorded, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("raysweep.sweep.ledger.os.write", full)
+    with pytest.raises(OSError, match="its disk is full"):
+        send(recorded, "a", 1)
+    assert "its disk is full" in str(recorded.recorder.fault)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", KILLED),
+        ("ActorDiedError: The actor died because its node has died. Node Id: 1f", "the trial's node was lost"),
+        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.",
+         "the machine ran out of memory, and Ray ended the trial's process"),
+        ("Traceback\nValueError: wrong", "ValueError: wrong"),
+        ("", KILLED),
+    ],
+)  # fmt: skip
+def test_what_ray_says_is_put_plainly(text, plain):
+    assert what_was_lost(text) == plain
+
+
+# ---- what was recorded before ----
+
+
+def again(tmp_path, history):
+    """A recorder of a sweep that goes on."""
+    with Ledger(tmp_path / "run", resume=True) as book:
+        rule = Guard({"a": Entrant("g", 0.1, 0), "b": Entrant("g", 0.2, 0)}, (1,), 0.005, 3.0)
+        display = Display([configuration("a"), configuration("b")])
+        return _Recorder(book, display, rule, Storage(str(tmp_path / "run")), history)
+
+
+def test_a_recorder_goes_on_from_what_was_recorded(recorded, tmp_path):
+    """Rows are not doubled, and an end that the killed process did not write is written."""
+    send(recorded, "a", 1, evidence=missing(0.1))
+    send(recorded, "b", 1, evidence=missing(0.6))
+    history = history_of(recorded.read())
+    recorded.recorder.ledger.__exit__()
+    other = again(tmp_path, history)
+    assert other.replayed == {"b"}
+    assert last_states(recorded)["b"]["state"] == "stopped"
+    other.on_trial_result(0, [], FakeTrial("a"), {REPORT: Report(row=epoch_row("a", 1)).model_dump_json()})
+    other.on_trial_result(0, [], FakeTrial("a"), {REPORT: Report(row=epoch_row("a", 2)).model_dump_json()})
+    assert [(row["trial"], row["epoch"]) for row in recorded.read().epochs] == [("a", 1), ("b", 1), ("a", 2)]

@@ -12,9 +12,10 @@ import numpy as np
 
 from raysweep.files import write_text
 from raysweep.recipe import depth_label
-from raysweep.sweep.evidence import ImagePredictions, contributions, write_labels, write_predictions
+from raysweep.sweep.evidence import ImagePredictions, contributions, write_labels
 from raysweep.sweep.ledger import FINAL, RESULT, Ledger, Row
 from raysweep.sweep.rows import Configuration, EpochRow, FinalResult, Stop
+from tests.sweep.stored_predictions import write_predictions
 
 EPOCHS = 6
 TOTAL = 400_000

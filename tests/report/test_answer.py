@@ -6,7 +6,7 @@ import pytest
 from raysweep.report import page, sentences
 from raysweep.report.answer import Question, answer_of, question_of, to_refit
 from raysweep.report.tables import trials_table
-from raysweep.sweep.evidence import ImagePredictions, read_predictions, write_predictions
+from raysweep.sweep.evidence import ImagePredictions, read_predictions
 from raysweep.sweep.ledger import read
 from tests.report.synthetic_runs import (
     IMAGES,
@@ -19,6 +19,7 @@ from tests.report.synthetic_runs import (
     predictions_of,
     write_run,
 )  # fmt: skip
+from tests.sweep.stored_predictions import write_predictions
 
 RECIPE = {"data": {"dataset": "digits"}}
 

@@ -16,8 +16,8 @@ from raysweep.sweep.evidence import (
     read_predictions,
     unpack,
     write_labels,
-    write_predictions,
 )
+from tests.sweep.stored_predictions import write_predictions
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])

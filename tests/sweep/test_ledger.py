@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from raysweep.sweep import ledger
-from raysweep.sweep.ledger import Ledger, RunFolderError, read
+from raysweep.sweep.ledger import Ledger, RunFolderError, is_finished, read
 from raysweep.sweep.rows import FinalResult, Stop
 from tests.sweep.sample_rows import configuration, epoch_row
 
@@ -197,10 +200,93 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path):
         book.epoch(epoch_row())
     before = read(tmp_path).epochs
     for _ in range(2):  # the refusal holds no lock
-        with pytest.raises(RunFolderError, match=rf"{tmp_path} holds an earlier run; give another --run-dir"):
+        with pytest.raises(
+            RunFolderError, match=rf"{tmp_path} holds an unfinished run; --resume {tmp_path} continues it"
+        ):
             Ledger(tmp_path).__enter__()
     assert read(tmp_path).epochs == before
     assert len(before) == 1
+
+
+@pytest.mark.parametrize(
+    ("states", "final", "finished"),
+    [
+        (["finished"], False, True),
+        (["finished"], True, False),  # the final fit is missing
+        (["running"], False, False),
+        (["running", "finished"], False, True),
+        (["finished", "running"], False, False),
+        (["interrupted"], False, False),
+        (["failed"], True, True),
+        (["dropped"], False, True),
+        ([], False, False),
+    ],
+)
+def test_what_an_earlier_run_has_left_to_do(tmp_path, states, final, finished):
+    with Ledger(tmp_path) as book:
+        book.describe({"recipe": {"final": {"enabled": final}}})
+        book.plan([configuration("a")])
+        for state in states:
+            book.trial("a", state)
+    assert is_finished(read(tmp_path)) == finished
+    with pytest.raises(RunFolderError, match="an earlier run" if finished else "an unfinished run"):
+        Ledger(tmp_path).__enter__()
+
+
+# ---- going on ----
+
+
+def test_a_folder_without_a_run_can_be_no_resumed_one(tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("torn", ['{"trial": "a", "epo', "", '{"trial": "a"}'])
+def test_what_was_half_written_is_cut_off_before_the_next_line(tmp_path, torn):
+    with Ledger(tmp_path) as book:
+        book.describe(ABOUT)
+        book.plan([configuration("a")])
+        book.epoch(epoch_row("a", 1))
+    with (tmp_path / "epochs.jsonl").open("a") as file:
+        file.write(torn)
+    with Ledger(tmp_path, resume=True) as book:
+        book.plan([configuration("a")])
+        book.epoch(epoch_row("a", 2))
+    run = read(tmp_path)
+    assert [row["epoch"] for row in run.epochs] == [1, 2]
+    assert run.epochs[1].keys() == run.epochs[0].keys()
+    assert [row["state"] for row in run.trials] == ["planned"]
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    """The disk takes twenty bytes more, and later has room again."""
+    real, room = os.write, [10**9]
+
+    def write(descriptor, content):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = real(descriptor, content[: room[0]])
+        room[0] -= taken
+        return taken
+
+    monkeypatch.setattr("raysweep.sweep.ledger.os.write", write)
+    with Ledger(tmp_path) as book:
+        book.describe(ABOUT)
+        book.epoch(epoch_row("a", 1))
+        room[0] = 20
+        with pytest.raises(RunFolderError, match="its disk is full; free some space, then --resume"):
+            book.epoch(epoch_row("a", 2))
+        assert (tmp_path / "epochs.jsonl").read_bytes().count(b"\n") == 1
+        assert (tmp_path / "epochs.jsonl").read_bytes().endswith(b"\n")
+        room[0] = 10**9
+        book.epoch(epoch_row("a", 2))
+    assert [row["epoch"] for row in read(tmp_path).epochs] == [1, 2]
+
+
+def test_a_run_folder_that_is_gone_is_said(tmp_path):
+    with pytest.raises(RunFolderError, match="was removed while the sweep ran"), Ledger(tmp_path / "run") as book:
+        shutil.rmtree(tmp_path / "run")
+        book.epoch(epoch_row("a", 1))
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,7 @@ def test_parts_are_not_tried_where_they_would_be_another_step():
 
 FITS = {
     "frozen prefix": trial_of("small_cnn", "head", epochs=2),
+    "all layers with adam": trial_of("small_cnn", "all", epochs=2, optimizer="adam"),
     "moving statistics": trial_of("small_cnn", 2, epochs=2, batch_norm="training"),
     "phases": trial_of(
         "small_cnn", "all", phases=[{"depth": "head", "epochs": 2}, {"depth": 2, "epochs": 1}, {"epochs": 2}]
@@ -256,7 +257,7 @@ def test_a_fit_goes_on_from_every_step(name, shares, tmp_path):
         rows, saved, ended = killed(trial, sharing, steps)
         if ended:
             break
-        fit = Fit(trial, sharing, World(), saved=saved)
+        fit = Fit(trial, sharing, World(), saved=through_files(saved, tmp_path / f"files{steps}"))
         found, state = rows_and_state(fit)
         by_epoch = {row["epoch"]: without_shared(row) for row in [*rows, *found]}
         assert list(by_epoch.values()) == [without_shared(row) for row in expected], steps
@@ -264,6 +265,13 @@ def test_a_fit_goes_on_from_every_step(name, shares, tmp_path):
         for key in tensors:
             assert torch.equal(state[key], tensors[key]), (steps, key)
     assert steps > 4
+
+
+def through_files(saved, folder):
+    if saved is None:
+        return None
+    checkpoint.write(Folder(folder), saved)
+    return checkpoint.read(Folder(folder))
 
 
 def without_shared(row):

@@ -1,0 +1,264 @@
+"""What a sweep loses when it is killed: `python -m benchmarks.interruptions [CASE ...] [--times N] [--seed S]`.
+
+Each case runs a small sweep undisturbed, then again and again with an accident at a random
+moment, lets the run go on with `--resume` where its process ended, and compares the rows.
+
+| case | accident | compared |
+|---|---|---|
+| driver | the sweep's process gets SIGKILL; two lanes, no stopping | all rows are equal |
+| guarded | the same; one lane, early stopping | all rows and all ends are equal |
+| lane | a trial's process gets SIGKILL | all rows are equal, none is lost or doubled |
+| ddp | one of two ranks gets SIGKILL | all rows are equal within 1e-4 |
+| sigterm, sighup | the sweep's process gets the signal | exit status 130, report, nothing left; all rows are equal |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raysweep.engine.reaper import VARIABLE
+
+COMMAND = [sys.executable, "-m", "raysweep.grid"]
+RECIPE = {
+    "name": "interrupted",
+    "data": {"dataset": "fake:4", "limit": 512, "image_size": 32, "augment": ["hflip"]},
+    "grid": {"backbone": "small_cnn", "depth": [1, 3, "all"], "lr": [0.03, 0.01, 0.001], "seed": [0, 1]},
+    "model": {"weights": "none", "batch_norm": "recalibrated"},
+    "train": {"epochs": 6, "batch_size": 8},
+    "asha": None,
+    "final": {"enabled": True},
+}
+VOLATILE = ("seconds", "time", "pid")
+LANES = ("ray::run_trial", "ray::ImplicitFunc", "ray::RayTrain")
+"""How the processes that train call themselves."""
+NOTHING_LEFT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """An accident, and the sweep that meets it."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Sections of the recipe that differ."""
+    signal: int = signal.SIGKILL
+    victim: str = "driver"
+    tolerance: float = 0.0
+    """Of numbers in the rows."""
+    ends: bool = False
+    """Whether the ends of trials are compared too."""
+
+
+CASES = {
+    "driver": Case(),
+    "guarded": Case({"asha": {"grace_epochs": 2}, "resources": {"max_concurrent": 1}}, ends=True),
+    "lane": Case(victim="lane"),
+    "ddp": Case(
+        {
+            "resources": {"workers_per_trial": 2},
+            "grid": {"backbone": "small_cnn", "depth": ["all"], "lr": [0.001], "seed": [0, 1]},
+            "train": {"epochs": 20, "batch_size": 8},
+        },
+        victim="lane",
+        tolerance=1e-4,
+    ),
+    "sigterm": Case(signal=signal.SIGTERM),
+    "sighup": Case(signal=signal.SIGHUP),
+}
+
+
+class Sweep:
+    """A running sweep and its folder."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.folder = folder
+        self.log = folder.with_suffix(".log").open("ab")
+        self.process = subprocess.Popen([*COMMAND, *words], stdout=self.log, stderr=self.log)
+
+    def rows(self) -> int:
+        """How many rows there are."""
+        path = self.folder / "epochs.jsonl"
+        return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+    def wait_for_rows(self, count: int) -> None:
+        """Wait until there are so many rows, or it has ended."""
+        while self.process.poll() is None and self.rows() < count:
+            time.sleep(0.02)
+
+    def lanes(self) -> list[psutil.Process]:
+        """The processes that train."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [
+            one for one in children if _name(one).startswith(("ray::run_trial", "ray::ImplicitFunc", "ray::RayTrain"))
+        ]
+
+    def end(self) -> int:
+        """Wait for its end."""
+        status = self.process.wait()
+        self.log.close()
+        return status
+
+
+def main() -> None:
+    """Run the cases and print a line for each accident."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    wrong = 0
+    for name in given.cases:
+        top = Path(tempfile.mkdtemp(prefix=f"interruptions-{name}-"))
+        wrong += sum(not equal for equal in _case(name, CASES[name], top, given.times, given.seed))
+        shutil.rmtree(top)
+    sys.exit(1 if wrong else 0)
+
+
+def _case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterator[bool]:
+    recipe = top / "recipe.yaml"
+    recipe.write_text(json.dumps(RECIPE | case.changes))
+    begin = [str(recipe), "--run-dir"]
+    undisturbed = Sweep(top / "undisturbed", *begin, str(top / "undisturbed"))
+    assert undisturbed.end() == 0, (top / "undisturbed.log").read_text()
+    expected = rows_of(top / "undisturbed")
+    for number in range(seed, seed + times):
+        folder = top / f"run{number}"
+        moment = random.Random(number)
+        found = _accident(case, Sweep(folder, *begin, str(folder)), moment, len(expected))
+        problems = [*found.problems, *differences(expected, rows_of(folder), case.tolerance)]
+        if case.ends:
+            problems += ends_differ(top / "undisturbed", folder)
+        print(f"{name} seed {number}: {found.what}: {'; '.join(problems) or 'equal'}", flush=True)
+        yield not problems
+
+
+@dataclass
+class Found:
+    """What became of a run."""
+
+    what: str
+    problems: list[str]
+
+
+def _accident(case: Case, sweep: Sweep, moment: random.Random, rows: int) -> Found:
+    """Let the accident happen at a random moment between the first row and the last, and the run go on."""
+    sweep.wait_for_rows(moment.randint(1, rows - 1))
+    time.sleep(moment.random() * 0.3)
+    before, problems = sweep.rows(), []
+    if case.victim == "lane":
+        lanes = sweep.lanes()
+        if lanes:
+            moment.choice(lanes).kill()
+        status = sweep.end()
+        if status:
+            problems.append(f"exit status {status}")
+        return Found(f"killed one of {len(lanes)} after {before} rows", problems)
+    files = _files_of(sweep)
+    sweep.process.send_signal(case.signal)
+    began = time.monotonic()
+    status = sweep.end()
+    problems += _left(files, began)
+    if case.signal != signal.SIGKILL:
+        problems += [] if status == 130 else [f"exit status {status}"]
+        problems += [] if (sweep.folder / "report" / "index.html").is_file() else ["no report"]
+    again = Sweep(sweep.folder, "--resume", str(sweep.folder))
+    if again.end():
+        problems.append("--resume failed")
+    return Found(f"signal {case.signal} after {before} rows", problems)
+
+
+def _files_of(sweep: Sweep) -> str:
+    """The folder of the sweep's Ray."""
+    for child in psutil.Process(sweep.process.pid).children(recursive=True):
+        try:
+            if folder := child.environ().get(VARIABLE):
+                return folder
+        except psutil.Error:
+            continue
+    return ""
+
+
+def _left(files: str, began: float) -> list[str]:
+    """What is left of a sweep, ten seconds after its end."""
+    while time.monotonic() - began < NOTHING_LEFT_S + 1:
+        processes = [one for one in psutil.process_iter() if files and _variable(one) == files]
+        if not processes and not Path(files).exists():
+            return []
+        time.sleep(0.2)
+    return [f"left {len(processes)} processes{' and a folder' if Path(files).exists() else ''}"]
+
+
+def _variable(process: psutil.Process) -> str | None:
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(VARIABLE)
+    except psutil.Error:
+        return None
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run without what differs between any two runs, by trial and epoch."""
+    lines = (folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{key: value for key, value in json.loads(line).items() if key not in VOLATILE} for line in lines]
+    return sorted(rows, key=lambda row: (row["trial"], row["epoch"]))
+
+
+def differences(expected: list[dict[str, Any]], found: list[dict[str, Any]], tolerance: float) -> list[str]:
+    """What differs between two runs, in words."""
+    keys: Callable[[list[dict[str, Any]]], list[tuple[str, int]]] = lambda rows: [  # noqa: E731
+        (row["trial"], row["epoch"]) for row in rows
+    ]
+    if keys(expected) != keys(found):
+        return [f"{len(found)} rows, not {len(expected)}"]
+    wrong = [one for one, other in zip(expected, found, strict=True) if not _alike(one, other, tolerance)]
+    fields = sorted(
+        {
+            key
+            for one, other in zip(expected, found, strict=True)
+            if not _alike(one, other, tolerance)
+            for key in {**one, **other}
+            if one.get(key) != other.get(key)
+        }
+    )
+    return [f"{len(wrong)} rows differ in {', '.join(fields)}"] if wrong else []
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> bool:
+    if not tolerance:
+        return one == other
+    numbers = [key for key in one if isinstance(one[key], float)]
+    return all(abs(one[key] - other[key]) <= tolerance * max(1, abs(one[key])) for key in numbers)
+
+
+def ends_differ(one: Path, other: Path) -> list[str]:
+    """Trials that ended otherwise, in words."""
+    ends: list[dict[str, Any]] = []
+    for folder in (one, other):
+        lines = (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()
+        notes = [json.loads(line) for line in lines]
+        ends.append({note["trial"]: (note["state"], note.get("stop")) for note in notes if note["state"] != "planned"})
+    wrong = [name for name in ends[0] if ends[0][name] != ends[1].get(name)]
+    return [f"{len(wrong)} trials ended otherwise"] if wrong else []
+
+
+if __name__ == "__main__":
+    main()

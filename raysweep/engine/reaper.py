@@ -1,0 +1,82 @@
+"""Cleans up after a sweep, however it ended: `python -m raysweep.engine.reaper FOLDER`.
+
+It waits until its standard input ends, which happens when the sweep's process closes it or
+dies, by SIGKILL too. Then it ends what is left of the sweep's own Ray, which it knows by the folder in
+each process's environment, and removes that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+VARIABLE = "RAY_TMPDIR"
+"""Names the folder in the environment of every process of the sweep's Ray."""
+PATIENCE_S = 3.0
+"""How long processes may take to end by themselves."""
+
+
+class Reaper:
+    """A process that cleans up a folder and its Ray when the block ends or this process dies; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Reaper:
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "raysweep.engine.reaper", str(self.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the sweep
+            cwd="/",
+            env=_environment(),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()  # closes its input
+
+
+def reap(folder: Path) -> None:
+    """End the processes of a sweep's Ray and remove its folder."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := _processes(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=PATIENCE_S)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes(folder: Path) -> list[psutil.Process]:
+    """The processes whose environment names the folder, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(VARIABLE) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what would make the reaper one of its own."""
+    package = Path(__file__).parents[2]
+    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    return {key: value for key, value in os.environ.items() if key != VARIABLE} | {"PYTHONPATH": path}
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    reap(Path(sys.argv[1]))
