@@ -103,17 +103,19 @@ def _list() -> None:
 
 
 def _show_plan(recipe: Recipe, as_json: bool) -> None:
+    from .data import dataset
     from .features.decide import decide
     from .sweep.plan import plan
 
     planned = plan(recipe)
+    notes = dataset.shape(recipe.data).notes
     decisions = decide([one.trial for one in planned], recipe.features)
     configurations = [one.configuration for one in planned]
     if as_json:
         dumped = [configuration.model_dump(mode="json") for configuration in configurations]
         trials = [{name: row[name] for name in PLAN_FIELDS} for row in dumped]
         features = [decision.model_dump(mode="json") for decision in decisions]
-        click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features}))
+        click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features, "notes": notes}))
         return
     header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
     groups = Counter(
@@ -126,6 +128,8 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
         click.echo(f"{number} trials in phases: {phases}")
     click.echo()
     _show_features(decisions)
+    for note in notes:
+        click.echo(note)
     epochs = sum(one.epochs_planned for one in configurations)
     click.echo(f"{len(planned)} trials, at most {epochs} epochs in all; nothing was trained or fetched")
 

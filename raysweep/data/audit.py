@@ -26,7 +26,7 @@ SHOWN = 12
 
 def audit(dataset: Dataset) -> Findings:
     """Look for copies within and across the splits, and count the classes."""
-    return Findings(find_pairs(dataset), class_counts(dataset))
+    return Findings(find_pairs(dataset), class_counts(dataset), dataset.notes)
 
 
 def write(folder: Path, findings: Findings, dataset: Dataset) -> None:

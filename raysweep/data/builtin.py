@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from ..recipe import Data, RecipeError
-from .pool import Pool, pixels_digest
+from .decoding import pixels_digest
+from .pool import Pool
 
 
 def _in_memory(images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> Pool:
     images.setflags(write=False)
     names = tuple(f"train/{index}" for index in range(len(images)))
-    digest = pixels_digest(images, labels)
-    return Pool(labels, {"train": len(images)}, len(class_names), images, names, class_names, digest)
+    digests = np.array([pixels_digest(image) for image in images], dtype="V16")
+    return Pool(labels, {"train": len(images)}, len(class_names), images, names, class_names, digests)
 
 
 def digits() -> Pool:

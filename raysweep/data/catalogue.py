@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..recipe import RecipeError, Statistics, near
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
 }
 """Lower-case names of folders and of torchvision's splits, and the split each stands for."""
+FILLERS = frozenset(("set", "data", "dataset", "images", "image", "imgs", "img", "split"))
+"""Words beside a split's name that say nothing: `training_set`, `test images`."""
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder's name says: train, val, test or none of them."""
+    words = [word for word in re.split(r"[\W_]+", folder.lower()) if word and word not in FILLERS]
+    name = "".join(words)
+    return SPLIT_FOLDERS.get(name) or SPLIT_FOLDERS.get(name.removesuffix("set"))
 
 
 @dataclass(frozen=True)

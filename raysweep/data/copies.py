@@ -20,7 +20,6 @@ texture, 4 % of the patches, which are neighbours in one photograph. CIFAR was n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .dataset import Dataset
+from .decoding import pixels_digest
 from .findings import KINDS, SPLITS, Image, Kind, Pair, parts
 
 SIDE = 16
@@ -94,13 +94,9 @@ def _digests(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     digests: list[bytes] = []
     mirrored: list[bytes] = []
     for batch in _batches(dataset):
-        digests.extend(map(_digest, batch))
-        mirrored.extend(map(_digest, batch[..., ::-1]))
+        digests.extend(map(pixels_digest, batch))
+        mirrored.extend(map(pixels_digest, batch[..., ::-1]))
     return np.array(digests, dtype="V16"), np.array(mirrored, dtype="V16")
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _mirror_links(digests: np.ndarray, mirrored: np.ndarray) -> _Links:

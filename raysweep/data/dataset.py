@@ -26,10 +26,12 @@ from .catalogue import (
     Known,
     known,
 )
+from .decode import ValueRange
 from .folders import folder_pool, scan
 from .pool import Labelling, Pool
 from .splits import split
 from .torchvision_data import torchvision_pool
+from .unique import without_copies
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Dataset:
     superclasses: tuple[str, ...] | None = None
     """Of CIFAR-100: the coarse name of each class."""
     known_statistics: Statistics | None = None
+    value_range: ValueRange | None = None
+    """By which images with more than 8 bits were scaled; None where there are none."""
+    notes: tuple[str, ...] = ()
+    """What a person must know of how the data was read: what was ignored, scaled or dropped."""
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -86,6 +92,8 @@ class Shape:
     train: int
     val: int
     test: int
+    notes: tuple[str, ...] = ()
+    """See `Dataset`; what the names alone tell."""
 
 
 def load(data: Data, image_size: int | None = None) -> Dataset:
@@ -101,7 +109,11 @@ def load(data: Data, image_size: int | None = None) -> Dataset:
     """
     found, name = known(data.dataset)
     pool = _pool(data, found, name, image_size or data.image_size)
-    rows = split(pool.labels, pool.counts, data)
+    kept, counts, notes = np.arange(len(pool.labels)), pool.counts, pool.notes
+    if data.drop_duplicates:
+        kept, counts, dropped = without_copies(pool, data)
+        notes = (*notes, dropped)
+    rows = {part: kept[places] for part, places in split(pool.labels[kept], counts, data).items()}
     fine = name == "CIFAR100" and pool.classes == len(CIFAR100_SUPERCLASS_OF)
     return Dataset(
         **{part: _part(pool, rows[part]) for part in rows},
@@ -110,6 +122,8 @@ def load(data: Data, image_size: int | None = None) -> Dataset:
         drawn=tuple(part for part in ("val", "test") if part not in pool.counts),
         superclasses=tuple(CIFAR100_SUPERCLASSES[index] for index in CIFAR100_SUPERCLASS_OF) if fine else None,
         known_statistics=found.statistics if found else None,
+        value_range=pool.value_range,
+        notes=notes,
     )
 
 
@@ -119,7 +133,7 @@ def _pool(data: Data, found: Known | None, name: str, side: int | None) -> Pool:
     if data.dataset == "digits":
         return digits()
     if data.dataset == "imagefolder":
-        return folder_pool(scan(data), (side, side) if side else None)
+        return folder_pool(scan(data), (side, side) if side else None, data.value_range)
     return fake(data, side)
 
 
@@ -133,23 +147,25 @@ def _fingerprint(pool: Pool, rows: dict[str, np.ndarray]) -> str:
 
 
 def shape(data: Data) -> Shape:
-    """Classes, image size and the number of images in each split; opens no image, fetches nothing.
+    """Classes, image size and the number of images in each split, copies included; opens no image, fetches nothing.
 
     Raises:
         RecipeError: what can be seen to be wrong from names, folders and counts.
     """
     found, _ = known(data.dataset)
+    notes: tuple[str, ...] = ()
     if found:
         counts = {SPLIT_FOLDERS.get(part, "train"): count for part, count in found.counts.items()}
         facts, side = _evenly_labelled(found.classes, counts), found.image_size or data.image_size
     elif data.dataset == "digits":
         facts, side = _evenly_labelled(10, {"train": 1_797}), 8
     elif data.dataset == "imagefolder":
-        facts, side = scan(data), data.image_size
+        files = scan(data)
+        facts, side, notes = files, data.image_size, files.notes
     else:
         facts, side = _evenly_labelled(*fake_counts(data)), data.image_size or 32
     rows = split(facts.labels, facts.counts, data)
-    return Shape(facts.classes, side, **{part: len(rows[part]) for part in rows})
+    return Shape(facts.classes, side, **{part: len(rows[part]) for part in rows}, notes=notes)
 
 
 def check(data: Data) -> None:

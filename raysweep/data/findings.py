@@ -15,6 +15,8 @@ from .dataset import Dataset, Split
 
 SPLITS = ("train", "val", "test")
 KINDS = ("exact", "mirror", "near")
+EXAMPLES = 3
+"""Pairs that an error names."""
 COLUMNS = ("kind", "split_a", "split_b", "name_a", "name_b", "label_a", "label_b", "similarity", "same_label")
 """Of audit.csv."""
 Kind = Literal["exact", "mirror", "near"]
@@ -63,6 +65,8 @@ class Findings:
     images each is paired with the group's first in every split, not with every other."""
     class_counts: dict[str, dict[str, int]]
     """Images by split and class."""
+    notes: tuple[str, ...] = ()
+    """Of the data set."""
 
     @cached_property
     def images(self) -> dict[str, int]:
@@ -104,6 +108,7 @@ class Findings:
             "imbalance": self.imbalance,
             "class_counts": self.class_counts,
             "duplicated_test": self.duplicated_test,
+            "notes": self.notes,
         }
 
 
@@ -128,12 +133,29 @@ def refuse_overlap(dataset: Dataset, findings: Findings) -> None:
         copied, of = len(findings.copied(small, large, ("exact", "mirror"))), min(len(a), len(b))
         if shared or copied > of / 2:
             problems.append(
-                f"{shared or copied} of the {of} {small} images are {large} images too: "
-                f"{split} would measure what was learnt by heart. Give {split} images of its own, or move its folder "
-                f"away to have {split} images drawn from train"
+                f"{shared or copied} of the {of} {small} images are {large} images too"
+                f"{_examples(findings, small, large)}: {split} would measure what was learnt by heart. "
+                f"{_way_out(dataset, findings, split, other)}"
             )
     if problems:
         raise RecipeError(*problems)
+
+
+def _examples(findings: Findings, split: str, other: str) -> str:
+    """Some images of one split with their copies in another."""
+    pairs = [pair for pair in findings.pairs if {pair.a.split, pair.b.split} == {split, other} and pair.kind != "near"]
+    named = [f"{pair.a.name} and {pair.b.name}" for pair in pairs[:EXAMPLES]]
+    return f", such as {'; '.join(named)}" if named else ""
+
+
+def _way_out(dataset: Dataset, findings: Findings, split: str, other: str) -> str:
+    """What to do about a split that shares its images with another."""
+    exact = bool(findings.copied(split, other, ("exact",)))
+    drop = "data.drop_duplicates=true leaves exact copies out before the data is split" if exact else ""
+    if split in dataset.drawn:
+        return drop or "They are mirrored copies: remove one of each two"
+    own = f"Give {split} images of its own, or move its folder away to have {split} images drawn from train"
+    return f"{own}; {drop}" if drop else own
 
 
 def accuracy_without(correct: np.ndarray, duplicated: Sequence[int]) -> dict[str, float | int | None]:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..recipe import Data, RecipeError
-from .catalogue import SPLIT_FOLDERS
-from .decode import Size
-from .pool import Encoded, Labelling, Pool, cached_pool
+from . import layout
+from .catalogue import split_of
+from .decode import Size, ValueRange
+from .decoding import Encoded
+from .layout import listed_names
+from .listing import Tree
+from .pool import Labelling, Pool, cached_pool
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""torchvision's IMG_EXTENSIONS, repeated so that counting files imports no torch."""
+NOT_DECODED = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS", "IPTC"))
+"""Formats that Pillow only recognises, or reads through a program that may not be there."""
+SUFFIXES_NAMED = 8
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Lower-case suffixes of the files that are images: all that Pillow decodes here."""
+    registered = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in registered.items() if kind in Image.OPEN and kind not in NOT_DECODED)
 
 
 @dataclass(frozen=True)
@@ -25,143 +39,211 @@ class ImageFiles(Labelling):
 
     root: Path
     class_names: tuple[str, ...]
-    names: tuple[str, ...]  # relative to root, with slashes
+    names: tuple[str, ...]
+    """Relative to root, with slashes."""
+    notes: tuple[str, ...] = ()
+    """What a person must know of it: what was ignored."""
+
+
+class _Found(NamedTuple):
+    """What lies in one class's folder."""
+
+    images: list[str]
+    ignored: Counter[str]
+    """Files that are no images, by suffix."""
+
+
+_scanned: dict[Path, tuple[Tree, ImageFiles]] = {}
 
 
 def scan(data: Data) -> ImageFiles:
     """List the images of `data.root`: train/, val/, test/ with a folder for each class, or such folders alone.
 
     `train/` is a split if it holds folders, else a class. Hidden files and folders do not count.
+    While no folder changes, the list is made once a process.
 
     Raises:
         RecipeError: no such folder, no classes, classes that differ between splits or have too
-            few images, a folder that serves twice.
+            few images, a folder that serves twice, splits that are not called so, names that are not text.
     """
+    root = _root(data)
+    kept = _scanned.get(root)
+    if kept is None or not kept[0].is_fresh():
+        tree = Tree(root)
+        try:
+            kept = _scanned[root] = tree, _scan(tree)
+        except RecipeError as error:
+            raise RecipeError(*(f"data.root={data.root}: {problem}" for problem in error.problems)) from None
+    return kept[1]
+
+
+def _root(data: Data) -> Path:
     if data.root is None:
         raise RecipeError("data.root=null: imagefolder needs the folder that holds train/ or a folder for each class")
-    root = Path(data.root).expanduser().resolve()
+    if layout.unreadable_names([data.root]) or "\0" in data.root:
+        raise RecipeError(
+            f"data.root={data.root!r} is no name in UTF-8; rename the folder, or give the path of a link to it that is"
+        )
+    root = Path(data.root).expanduser().absolute()
     if not root.is_dir():
         raise RecipeError(f"data.root={data.root} is not a folder; give one with train/ or a folder for each class")
-    parts = _split_folders(root)
-    folders = {part: {path.name: path for path in _subfolders(folder)} for part, folder in parts.items()}
-    class_names = tuple(sorted(folders["train"]))
-    if len(class_names) < 2:
-        raise RecipeError(
-            f"data.root={data.root}: {parts['train']} has {len(class_names)} class folders; "
-            "images are to be in one folder for each class, and at least 2 classes are needed"
-        )
-    files = {
-        part: [(label, path) for label, name in enumerate(class_names) for path in _images(classes.get(name))]
-        for part, classes in folders.items()
+    return root
+
+
+def _scan(tree: Tree) -> ImageFiles:
+    parts = _split_folders(tree)
+    classes = {part: {name: _joined(folder, name) for name in tree[folder].folders} for part, folder in parts.items()}
+    _refuse_folders(tree, parts, classes)
+    for path in (*parts.values(), *(path for folders in classes.values() for path in folders.values())):
+        tree.enter(path)
+    found = {
+        part: {name: _walk(tree, path) for name, path in sorted(folders.items())} for part, folders in classes.items()
     }
-    problems = [*_twice(root, folders), *_differences(parts, folders), *_too_few(parts, folders, class_names, files)]
+    flat = [name for folders in found.values() for one in folders.values() for name in one.images]
+    counts = {part: {name: len(one.images) for name, one in folders.items()} for part, folders in found.items()}
+    unread = {
+        part: {name: ignored_files(one.ignored) for name, one in folders.items()} for part, folders in found.items()
+    }
+    problems = [
+        *layout.unreadable_names(flat),
+        *layout.same_folders(tree),
+        *layout.differences(_called(tree, parts), classes),
+        *layout.too_few(_called(tree, parts), counts, unread),
+    ]
     if problems:
-        raise RecipeError(*(f"data.root={data.root}: {problem}" for problem in problems))
-    flat = [pair for found in files.values() for pair in found]
+        raise RecipeError(*problems)
+    names = tuple(counts["train"])
     return ImageFiles(
-        labels=np.array([label for label, _ in flat], dtype=np.int64),
-        counts={part: len(found) for part, found in files.items()},
-        classes=len(class_names),
-        root=root,
-        class_names=class_names,
-        names=tuple(path.relative_to(root).as_posix() for _, path in flat),
+        labels=np.concatenate([np.repeat(np.arange(len(names)), list(number.values())) for number in counts.values()]),
+        counts={part: sum(number.values()) for part, number in counts.items()},
+        classes=len(names),
+        root=tree.root,
+        class_names=names,
+        names=tuple(flat),
+        notes=tuple(_notes(tree, parts, found)),
     )
 
 
-def _too_few(
-    parts: dict[str, Path],
-    folders: dict[str, dict[str, Path]],
-    class_names: Sequence[str],
-    files: dict[str, list[tuple[int, Path]]],
-) -> Iterator[str]:
-    """Splits in which a class has too few images to train on, or to hold one out."""
-    for part, found in files.items():
-        needed = 1 if part != "train" or len(parts) == 3 else 2
-        per_class = np.bincount([label for label, _ in found], minlength=len(class_names))
-        few = [name for name, count in zip(class_names, per_class, strict=True) if count < needed]
-        few = [name for name in few if name in folders[part]]
-        if few:
-            why = "an image of each class" if needed == 1 else "2 of each class, to hold one out,"
-            yield f"{parts[part]} has too few images of {listed_names(few)}; {why} is the least"
+def _refuse_folders(tree: Tree, parts: Mapping[str, str], classes: layout.Classes) -> None:
+    """Refuse class folders that cannot be meant.
 
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split, train first; only train, at root itself, where classes lie directly in it."""
-    inside = _subfolders(root)
-    named = [path for path in inside if path.name.lower() in SPLIT_FOLDERS]
-    parts = {SPLIT_FOLDERS[path.name.lower()]: path for path in named}
-    if len(parts) < len(named):
+    Raises:
+        RecipeError: with a sentence for each mistake.
+    """
+    folders = classes["train"]
+    every = [name for names in classes.values() for name in names]
+    if problems := [*layout.unreadable_names(every), *layout.alike(classes)]:
+        raise RecipeError(*problems)
+    if len(folders) < 2:
         raise RecipeError(
-            f"data.root={root} has two folders for one split ({listed_names([p.name for p in named])}); keep one"
+            f"{_called(tree, parts)['train']} has {len(folders)} class folders; images are to be in one folder for "
+            f"each class, and at least 2 classes are needed{_deeper(tree, folders)}"
         )
-    if "train" in parts and _subfolders(parts["train"]):
+    has_images = {name: any(map(_is_image, tree[path].files)) for name, path in folders.items()}
+    if problems := layout.splits_taken_for_classes(tree, folders, has_images):
+        raise RecipeError(*problems)
+
+
+def _deeper(tree: Tree, folders: Mapping[str, str]) -> str:
+    """Where the classes may be, if the only folder holds several."""
+    for path in folders.values():
+        if len(tree[path].folders) > 1:
+            return f"; {path} holds {listed_names(tree[path].folders)}: if these are what is meant, set data.root to it"
+    return ""
+
+
+def _split_folders(tree: Tree) -> dict[str, str]:
+    """The folder of each split, train first; only train, the root itself, where classes lie directly in it."""
+    inside = tree[""].folders
+    named = [(split, name) for name in inside if (split := split_of(name))]
+    for split in ("train", "val", "test"):
+        names = [name for part, name in named if part == split]
+        if len(names) > 1:
+            raise RecipeError(f"two folders for one split: {listed_names(names)} are all {split}; keep one")
+    parts = dict(named)
+    if "train" in parts and tree[parts["train"]].folders:
         return {part: parts[part] for part in ("train", "val", "test") if part in parts}
     if parts and len(named) == len(inside):
-        raise RecipeError(f"data.root={root} has {listed_names(list(parts))}, but no train/ with class folders; add it")
-    return {"train": root}
+        raise RecipeError(f"it has {listed_names(list(parts.values()))}, but no train/ with class folders; add it")
+    return {"train": ""}
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _walk(tree: Tree, top: str) -> _Found:
+    """Image files below a class folder, those of a folder before those of its folders."""
+    found = _Found([], Counter())
+    for path, listing in tree.below(top):
+        for name in listing.files:
+            if _is_image(name):
+                found.images.append(f"{path}/{name}")
+            else:
+                found.ignored[Path(name).suffix.lower()] += 1
+    return found
 
 
-def _images(folder: Path | None) -> Iterator[Path]:
-    """Image files below a class folder, sorted."""
-    for path, inner, files in os.walk(folder) if folder else ():
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
-                yield Path(path, name)
+def _is_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in image_suffixes()
 
 
-def _twice(root: Path, folders: dict[str, dict[str, Path]]) -> list[str]:
-    """Class folders that are one and the same on disk: train would leak into val or test."""
-    seen: dict[Path, Path] = {}
-    problems = []
-    for path in (path for classes in folders.values() for path in classes.values()):
-        other = seen.setdefault(path.resolve(), path)
-        if other != path:
-            one, two = other.relative_to(root), path.relative_to(root)
-            problems.append(f"{one} and {two} are the same folder; each split and class needs images of its own")
-    return problems[:5]
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
-def _differences(parts: dict[str, Path], folders: dict[str, dict[str, Path]]) -> list[str]:
-    problems = []
-    for part in [part for part in parts if part != "train"]:
-        for verb, names in (
-            ("lacks", folders["train"].keys() - folders[part].keys()),
-            ("alone has", folders[part].keys() - folders["train"].keys()),
-        ):
-            if names:
-                problems.append(
-                    f"{parts[part]} {verb} the class folders {listed_names(sorted(names))}; give it those of "
-                    f"{parts['train']}, or move it away to have {part} images drawn from train"
-                )
-    return problems
+def _called(tree: Tree, parts: Mapping[str, str]) -> dict[str, str]:
+    """The folder of each split in a sentence."""
+    return {part: f"{tree.root}/{folder}".rstrip("/") for part, folder in parts.items()}
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; zeros for a link to nothing, which decoding will complain of."""
+def _notes(tree: Tree, parts: Mapping[str, str], found: Mapping[str, Mapping[str, _Found]]) -> list[str]:
+    """What was not taken: files of other kinds, images in no class folder, folders beside the splits."""
+    ignored = sum((one.ignored for folders in found.values() for one in folders.values()), Counter[str]())
+    notes = [ignored_files(ignored)] if ignored else []
+    outside = dict.fromkeys(("", *parts.values()))
+    loose = [_joined(folder, name) for folder in outside for name in tree[folder].files if _is_image(name)]
+    if loose:
+        count = "1 image" if len(loose) == 1 else f"{len(loose):,} images"
+        notes.append(f"ignored {count} in no class folder: {listed_names(loose)}")
+    beside = [name for name in tree[""].folders if name not in parts.values()] if "" not in parts.values() else []
+    if beside:
+        folders = "the folder" if len(beside) == 1 else "the folders"
+        notes.append(
+            f"ignored {folders} {listed_names(beside)} beside {listed_names(list(parts.values()))}: "
+            f"splits are called {layout.ACCEPTED}"
+        )
+    return notes
+
+
+def ignored_files(suffixes: Mapping[str, int]) -> str:
+    """How many files are not read, by suffix, most first; nothing where there are none."""
+    total = sum(suffixes.values())
+    if not total:
+        return ""
+    ordered = sorted(suffixes.items(), key=lambda pair: (-pair[1], pair[0]))
+    words = [f"{suffix or 'without suffix'} {number:,}" for suffix, number in ordered[:SUFFIXES_NAMED]]
+    more = [f"others {sum(number for _, number in ordered[SUFFIXES_NAMED:]):,}"] if len(ordered) > len(words) else []
+    return f"ignored {total:,} {'file' if total == 1 else 'files'}: {', '.join(words + more)}"
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    """Size, times of change and inode: of a file written anew one differs, though its size and time be set back.
+
+    Zeros for a link to nothing, which decoding will complain of.
+    """
     try:
         stat = path.stat()
     except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return 0, 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def folder_pool(files: ImageFiles, size: Size | None) -> Pool:
+def folder_pool(files: ImageFiles, size: Size | None, value_range: ValueRange | None) -> Pool:
     """The images of a folder, decoded at a size (see `decode`)."""
-    stamps = [(name, *_stamp(files.root / name)) for name in files.names]
+    root = files.root.resolve()
+    stamps = [(name, *_stamp(root / name)) for name in files.names]
 
     def read(index: int) -> tuple[Image.Image, int]:
-        return Image.open(files.root / files.names[index]), int(files.labels[index])
+        return Image.open(root / files.names[index]), int(files.labels[index])
 
-    encoded = Encoded(files.names, files.counts, files.class_names, read, size, f"data.root={files.root}")
-    return cached_pool([str(files.root), stamps, size], lambda: encoded)
-
-
-def listed_names(names: Sequence[str]) -> str:
-    """The first five names and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    where = f"data.root={files.root}"
+    encoded = Encoded(files.names, files.counts, files.class_names, read, size, where, value_range)
+    pool = cached_pool([str(root), stamps, size, value_range], lambda: encoded)
+    return replace(pool, notes=(*files.notes, *pool.notes))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..recipe import Statistics
-from .decode import Size, decode
+from .decode import Size, ValueRange, decode
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Preparation:
     image_size: int
     """Side of the network's input in pixels."""
     statistics: Statistics
+    value_range: ValueRange | None = None
+    """By which images with more than 8 bits are scaled (see `decode`)."""
 
     def decode(self, image: Image.Image) -> np.ndarray:
         """An opened image as the data set would store it: (3, height, width) uint8."""
-        return decode(image, self.stored)
+        return decode(image, self.stored, self.value_range)
 
     def __call__(self, images: Tensor, flips: Tensor | None = None) -> Tensor:
         """Stored images to the network's input, on their device.

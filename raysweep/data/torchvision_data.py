@@ -9,7 +9,8 @@ from typing import Any
 from ..recipe import Data, RecipeError
 from .cache import data_folder
 from .catalogue import SHORT, SPLIT_FOLDERS, Known
-from .pool import Encoded, Pool, cached_pool, one_line
+from .decoding import Encoded, one_line
+from .pool import Pool, cached_pool
 
 
 def torchvision_pool(data: Data, name: str, known: Known, side: int | None) -> Pool:
@@ -34,9 +35,10 @@ def torchvision_pool(data: Data, name: str, known: Known, side: int | None) -> P
             read=lambda i: flat[i][0][flat[i][1]],
             size=size,
             where=f"data.dataset={data.dataset} in {root}",
+            value_range=data.value_range,
         )
 
-    return cached_pool([name, sums or [str(root), torchvision.__version__], size], open_encoded)
+    return cached_pool([name, sums or [str(root), torchvision.__version__], size, data.value_range], open_encoded)
 
 
 def _refuse_corrupt(cls: Any, root: Path, name: str) -> None:

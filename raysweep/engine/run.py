@@ -153,6 +153,8 @@ class _Stages:
 
     def _announce(self, recorded: Run | None, history: History) -> None:
         where = self.place.copy.storage.where
+        for note in self.dataset.notes:
+            self.display.say(note)
         if recorded is None:
             self.display.say(f"{len(self.planned)} trials → {where}")
             return

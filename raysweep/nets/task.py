@@ -124,7 +124,7 @@ def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparatio
     else:
         statistics = zoo.UNIT if data.normalize == "none" else data.normalize
     height, width = dataset.train.pool.shape[-2:]
-    return Preparation((height, width), data.image_size or width, statistics)
+    return Preparation((height, width), data.image_size or width, statistics, dataset.value_range)
 
 
 def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation) -> None:

@@ -8,13 +8,21 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from .values import (
     Count,
     Depth,
     Frozen,
     Normalize,
+    Number,
     Part,
     Positive,
     Seed,
@@ -22,6 +30,12 @@ from .values import (
     axis,
     listed,
 )
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] >= values[1]:
+        raise ValueError("must be [low, high] with low below high")
+    return values
 
 
 class Data(Frozen):
@@ -44,6 +58,11 @@ class Data(Frozen):
     split_seed: Seed = 45
     limit: Annotated[int, Field(strict=True, ge=2)] | None = None
     """At most so many training images, stratified by class; val and test shrink in proportion."""
+    value_range: Annotated[tuple[Number, Number], AfterValidator(_ascending)] | None = None
+    """Of images with more than 8 bits: the values that become black and white; the lowest and the highest of all
+    images when null."""
+    drop_duplicates: Annotated[bool, Field(strict=True)] = False
+    """Leave out images that are pixel for pixel copies of another; of test's and train's the training image goes."""
 
 
 class Head(Frozen):

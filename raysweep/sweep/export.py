@@ -55,6 +55,7 @@ def save(folder: Path, network: nn.Module, trial: Trial, class_names: Sequence[s
         "stored_size": list(preparation.stored),
         "image_size": preparation.image_size,
         "normalize": preparation.statistics.model_dump(mode="json"),
+        "value_range": preparation.value_range,
     }
     write_text(folder / ABOUT, json.dumps(about, indent=2))
 
@@ -67,5 +68,8 @@ def load(folder: str | Path) -> Classifier:
     network.load_state_dict(load_file(Path(folder) / WEIGHTS))
     size = about["image_size"]
     height, width = about.get("stored_size", (size, size))  # the first edition did not say
-    preparation = Preparation((height, width), size, Statistics.model_validate(about["normalize"]))
+    value_range = about.get("value_range")  # the same: it took images to fill 8 or 16 bits
+    preparation = Preparation(
+        (height, width), size, Statistics.model_validate(about["normalize"]), value_range and tuple(value_range)
+    )
     return Classifier(network.eval(), tuple(about["class_names"]), preparation)

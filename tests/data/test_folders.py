@@ -101,5 +101,5 @@ def test_two_folders_for_one_split(tmp_path):
     root = tmp_path / "pets"
     for part in ("train", "val", "valid"):
         write_classes(root / part, {"cat": 3, "dog": 3})
-    with pytest.raises(RecipeError, match=r"two folders for one split \(train, val, valid\)"):
+    with pytest.raises(RecipeError, match="two folders for one split: val, valid are all val; keep one"):
         check(folder_data(root))

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from raysweep.data import pool
+from raysweep.data import decoding, pool
 from raysweep.data.cache import cache_folder
 from raysweep.data.dataset import load
 from raysweep.recipe import RecipeError
@@ -57,7 +57,7 @@ def test_of_many_unreadable_images_five_are_named(tmp_path):
 def test_images_are_decoded_once(tmp_path, monkeypatch, images_folder):
     root = write_classes(tmp_path / "pets", {"cat": 4, "dog": 4})
     first = load(folder_data(root))
-    monkeypatch.setattr(pool, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded again"))
     second = load(folder_data(root, split_seed=7, val_fraction=0.5))
     assert isinstance(second.train.pool, np.memmap)
     assert (first.train.pool == second.train.pool).all()
@@ -92,8 +92,8 @@ def test_leavings_of_a_killed_process_are_cleared(tmp_path, images_folder):
 
 def test_two_loads_at_once_build_one_cache(tmp_path, monkeypatch):
     root = write_classes(tmp_path / "pets", {"cat": 3, "dog": 3})
-    built, write = [], pool._decode_all
-    monkeypatch.setattr(pool, "_decode_all", lambda *args: (built.append(1), write(*args)))
+    built, write = [], pool.decode_all
+    monkeypatch.setattr(pool, "decode_all", lambda *args: (built.append(1), write(*args)))
     threads = [threading.Thread(target=load, args=(folder_data(root),)) for _ in range(4)]
     for thread in threads:
         thread.start()
