@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..files import write_text
 from .copies import find_pairs
@@ -57,8 +58,13 @@ def picture(pairs: Sequence[Pair], dataset: Dataset, columns: int = 3) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    from .fonts import Lettering, drawable_classes
+
     rows = -(-len(pairs) // columns)
-    with mpl.rc_context({"text.parse_math": False, "font.size": 8}):  # names may hold a dollar sign
+    lettering = Lettering([*dataset.class_names, *(image.name for pair in pairs for image in (pair.a, pair.b))])
+    classes = dict(zip(dataset.class_names, drawable_classes(dataset.class_names), strict=True))
+    style: Any = {"text.parse_math": False, "font.size": 8, "font.family": lettering.families}
+    with mpl.rc_context(style):  # names may hold a dollar sign
         figure = Figure(figsize=(9, 2.3 * rows), dpi=150)
         cells = figure.subplots(rows, columns, squeeze=False).flat
         for cell in cells:
@@ -71,7 +77,8 @@ def picture(pairs: Sequence[Pair], dataset: Dataset, columns: int = 3) -> bytes:
                 inside = cell.inset_axes((left, 0.24, 0.48, 0.76))
                 inside.imshow(getattr(dataset, image.split).images([image.position])[0].transpose(1, 2, 0))
                 inside.axis("off")
-                text = "\n".join(_short(part) for part in (image.split, image.name, image.label))
+                name = image.name if lettering.has(image.name) else f"image {image.position + 1}"
+                text = "\n".join(_short(part) for part in (image.split, name, classes[image.label]))
                 cell.text(left + 0.24, 0.21, text, ha="center", va="top")
         figure.subplots_adjust(0.01, 0.02 / rows, 0.99, 1 - 0.12 / rows, wspace=0.06, hspace=0.16)
         file = io.BytesIO()

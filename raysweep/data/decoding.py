@@ -200,7 +200,9 @@ def _refuse_flat(encoded: Encoded, outcomes: Sequence[_Outcome], held: ValueRang
             f"throughout: their values lie from {held[0]:,g} to {held[1]:,g}; give a range that they fill, or leave it "
             "out to have that of all images"
         )
-    what = f"have one value throughout (from {held[0]:,g} to {held[1]:,g})" if held else "are one grey throughout"
+    what = "are one grey throughout"
+    if held:
+        what = f"hold one value each, {held[0]:,g}" + (f" to {held[1]:,g}" if held[0] < held[1] else "")
     raise RecipeError(f"{all_of_them} {what}, such as {encoded.names[0]}: there is nothing to learn; look at the files")
 
 

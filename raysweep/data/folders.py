@@ -197,6 +197,8 @@ def _notes(tree: Tree, parts: Mapping[str, str], found: Mapping[str, Mapping[str
     """What was not taken: files of other kinds, images in no class folder, folders beside the splits."""
     ignored = sum((one.ignored for folders in found.values() for one in folders.values()), Counter[str]())
     notes = [ignored_files(ignored)] if ignored else []
+    if any(part not in (folder.lower(), "train") for part, folder in parts.items()):
+        notes.append(f"splits: {', '.join(f'{part} is {folder}/' for part, folder in parts.items())}")
     outside = dict.fromkeys(("", *parts.values()))
     loose = [_joined(folder, name) for folder in outside for name in tree[folder].files if _is_image(name)]
     if loose:

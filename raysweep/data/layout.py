@@ -31,9 +31,9 @@ def unreadable_names(names: Iterable[str]) -> list[str]:
     wrong = [name for name in names if not _is_text(name)]
     if not wrong:
         return []
-    count = "a name that is" if len(wrong) == 1 else f"{len(wrong):,} names that are"
+    count = "a name is" if len(wrong) == 1 else f"{len(wrong):,} names are"
     return [
-        f"{count} not UTF-8: {listed_names([repr(name) for name in wrong])}; rename what they name, for example by "
+        f"{count} not UTF-8: {listed_names([repr(name) for name in wrong])}; rename, for example with "
         "convmv -f latin1 -t utf8 -r --notest"
     ]
 

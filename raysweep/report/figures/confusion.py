@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from ...data.fonts import Lettering, drawable_classes
 from ...sweep.rows import FinalResult
 from ..groups import confusions
 from .style import WIDTH, blank, short, styled, title
@@ -18,6 +20,12 @@ MAX_CLASSES = 30  # a larger confusion matrix is unreadable at this width
 @styled
 def confusion(final: FinalResult) -> Figure:
     """Test images by true class (rows) and predicted class (columns), coloured by share of the true class."""
+    drawn = final.model_copy(update={"class_names": tuple(drawable_classes(final.class_names))})
+    with mpl.rc_context({"font.family": Lettering(final.class_names).families}):
+        return _confusion(drawn)
+
+
+def _confusion(final: FinalResult) -> Figure:
     matrix = np.asarray(final.confusion)  # (true class, predicted class), images
     names = [short(name, 18) for name in final.class_names]
     side = min(4.0 + 0.2 * len(names), WIDTH - 1.2)

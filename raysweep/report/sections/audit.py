@@ -11,6 +11,7 @@ import matplotlib.image
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...data.fonts import undrawn_classes
 from ...sweep.rows import FinalResult
 from .. import wording
 from ..facts import Facts, Section
@@ -31,7 +32,7 @@ def audit(facts: Facts) -> Section | None:
     if any(each != found[0] for each in found):  # runs on different images, side by side
         names = [name for name, run in zip(facts.names, facts.runs, strict=True) if run in audited]
         rows = ({"run": name, **row} for name, each in zip(names, found, strict=True) for row in _counts(each))
-        texts = (f"{name}: {copies(each)}" for name, each in zip(names, found, strict=True))
+        texts = (f"{name}: {copies(each)} {reading(each)}".rstrip() for name, each in zip(names, found, strict=True))
         return Section("Duplicates", " ".join(texts), table=tuple(rows))
     run = audited[0]
     return Section(
@@ -45,7 +46,8 @@ def audit(facts: Facts) -> Section | None:
 
 def _sentences(found: dict[str, Any], finals: Sequence[FinalResult]) -> tuple[str, ...]:
     only = finals[0] if len(finals) == 1 else None
-    return copies(found), accuracies(only), imbalance(found), _legend(found)
+    undrawn = undrawn_classes(list(found["class_counts"]["train"])) if found["pairs"] else ""
+    return copies(found), accuracies(only), imbalance(found), _legend(found), undrawn, reading(found)
 
 
 def copies(found: dict[str, Any]) -> str:
@@ -85,12 +87,18 @@ def imbalance(found: dict[str, Any]) -> str:
     )
 
 
+def reading(found: dict[str, Any]) -> str:
+    """How the data was read: what was ignored, scaled or dropped."""
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in found.get("notes", ()))  # the first edition has none
+
+
 def _legend(found: dict[str, Any]) -> str:
     if not found["pairs"]:
         return ""
     return (
         "Exact copies are equal pixel for pixel, mirrored ones after a left-right flip; near ones are the same picture "
-        "stored or cropped a little differently, found by comparison: judge them by the pictures. audit.csv lists all."
+        "stored or cropped a little differently, found by comparison: judge them by the pictures. audit.csv lists all; "
+        "data.drop_duplicates=true leaves exact copies out."
     )
 
 

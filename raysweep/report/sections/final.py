@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...data.fonts import undrawn_classes
 from ...sweep.rows import FinalResult
 from .. import groups, wording
 from ..facts import Facts, Section
@@ -36,11 +37,12 @@ def confusion(facts: Facts) -> Section | None:
     final = facts.finals[0][2]
     few = len(final.class_names) <= MAX_CLASSES
     text = "Test images by their class and by the class they were taken for. " if few else ""
+    undrawn = f" {undrawn_classes(final.class_names)}".rstrip() if few else ""
     wrong = groups.confusions(final).head(10).to_dict("records")
     rows = [{**row, "share": wording.percent(row["share"])} for row in wrong]
     return Section(
         "Confusion",
-        f"{text}The table holds the most frequent mistakes; share is of the images of the true class.",
+        f"{text}The table holds the most frequent mistakes; share is of the images of the true class.{undrawn}",
         confusion_figure(final) if few else None,
         tuple({str(key): str(cell) for key, cell in row.items()} for row in rows),
     )

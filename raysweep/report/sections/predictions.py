@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...data.fonts import Lettering, drawable_classes, undrawn_classes
 from ...sweep.ledger import Row
 from .. import wording
 from ..facts import Facts, Section
@@ -21,7 +24,7 @@ def samples(facts: Facts) -> Section | None:
     """A grid of test images, the mistakes first."""
     if not facts.finals:
         return None
-    run, name, _ = facts.finals[0]
+    run, name, final = facts.finals[0]
     folder = run.final_folder(name)
     if not (folder / "samples.png").is_file() or not (folder / "samples.json").is_file():
         return None
@@ -39,7 +42,9 @@ def samples(facts: Facts) -> Section | None:
             f" Counting superclasses, accuracy is {wording.percent(right)}; {wording.percent(within)} of the mistakes"
         )
         text += " stay within the superclass."
-    return Section("Sample predictions", text, figure=_grid(strip, about["tile"], about["samples"]))
+    with mpl.rc_context({"font.family": Lettering(final.class_names).families}):
+        figure = _grid(strip, about["tile"], about["samples"], final.class_names)
+    return Section("Sample predictions", f"{text} {undrawn_classes(final.class_names)}".rstrip(), figure=figure)
 
 
 def classes(facts: Facts) -> Section | None:
@@ -73,8 +78,9 @@ def classes(facts: Facts) -> Section | None:
     return Section(title, f"Of {facts.first_final}, on the test images.", table=rows)
 
 
-def _grid(strip: np.ndarray, tile: int, about: list[Row]) -> Figure:
+def _grid(strip: np.ndarray, tile: int, about: list[Row], class_names: Sequence[str]) -> Figure:
     """Tiles of a strip (tile, n × tile, 3) in rows of `COLUMNS`."""
+    drawn = dict(zip(class_names, drawable_classes(class_names), strict=True))
     rows = -(-len(about) // COLUMNS)
     figure = Figure(figsize=(9, 1.85 * rows), layout="constrained")
     for index, one in enumerate(about):
@@ -82,8 +88,9 @@ def _grid(strip: np.ndarray, tile: int, about: list[Row]) -> Figure:
         axes.imshow(strip[:, index * tile : (index + 1) * tile])
         axes.set_axis_off()
         wrong = one["predicted"] != one["true"]
-        label = f"says {_short(one['predicted'])}, {100 * one['probability']:.0f} %"
-        label += f"\nis {_short(one['true'])}" if wrong else "\nright"
+        said, true = (_short(drawn.get(name, name)) for name in (str(one["predicted"]), str(one["true"])))
+        label = f"says {said}, {100 * one['probability']:.0f} %"
+        label += f"\nis {true}" if wrong else "\nright"
         axes.set_title(label, fontsize=10, color="#b3261e" if wrong else "#1b5e20", parse_math=False)
     return figure
 
