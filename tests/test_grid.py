@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from raysweep.grid import PLAN_FIELDS, main
 from raysweep.recipe import preset_names
+from tests.data.image_files import write_classes
 
 SMALL = ("grid.backbone=small_cnn", "grid.depth=[1, all]", "grid.lr=0.001", "grid.seed=0", "model.weights=none")
 
@@ -31,6 +32,14 @@ def test_plan():
     assert one.split() == ["small_cnn", "1", "1", "classifier", "2", "650", "24,346", "2"]
     assert everything.split() == ["small_cnn", "all", "7", "stage1.0", "11", "24,346", "24,346", "2"]
     assert total == "4 trials, at most 24 epochs in all; nothing was trained or fetched"
+
+
+def test_plan_tells_what_is_ignored(tmp_path):
+    root = write_classes(tmp_path / "pets", {"cat": 4, "dog": 4})
+    (root / "cat" / "a.heic").write_bytes(b"")
+    words = (*SMALL, "--plan", "data.dataset=imagefolder", f"data.root={root}", "data.image_size=32")
+    assert "\nignored 1 file: .heic 1\n" in call(*words).stdout
+    assert json.loads(call(*words, "--json").output)["notes"] == ["ignored 1 file: .heic 1"]
 
 
 def test_plan_tells_phases():

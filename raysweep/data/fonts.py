@@ -14,7 +14,7 @@ class Lettering:
     """The fonts that some texts are drawn with, and what stands for a text that none of them has."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        wanted = {ord(character) for text in texts for character in text if character.isprintable()}
+        wanted = {ord(character) for text in texts for character in text if not character.isspace()}
         families, missing = _fonts_for(frozenset(wanted))
         self.families: list[str] = [*mpl.rcParams["font.family"], *families]
         """For `font.family`, matplotlib's own first."""

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import warnings
+from dataclasses import replace
 
 from PIL import Image
 
@@ -24,6 +26,25 @@ def test_files(tmp_path, small, found):
     assert told["contradicting_labels"] == told["val_with_copy_in_train"] == 1
     with Image.open(tmp_path / "audit_pairs.png") as picture:
         assert picture.width == 1350
+
+
+def test_how_the_data_was_read_is_kept(tmp_path, small):
+    noted = replace(small, notes=("ignored 1 file: .txt 1",))
+    write(tmp_path, audit(noted), noted)
+    assert json.loads((tmp_path / "audit.json").read_text())["notes"] == ["ignored 1 file: .txt 1"]
+
+
+def test_names_that_no_font_has_are_put_into_words(tmp_path, small):
+    """Of characters that are nobody's: matplotlib warns where it draws what a font has not."""
+    splits = {
+        part: replace(getattr(small, part), names=tuple(f"{name}\u0378.png" for name in getattr(small, part).names))
+        for part in ("train", "val", "test")
+    }
+    named = replace(small, class_names=("cat", "\u4e02\U0002fa1d"), **splits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(tmp_path, audit(named), named)
+    assert (tmp_path / "audit_pairs.png").is_file()
 
 
 def test_no_picture_of_nothing(tmp_path):

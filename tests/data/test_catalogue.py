@@ -3,7 +3,7 @@
 import pytest
 import torchvision.datasets
 
-from raysweep.data.catalogue import TORCHVISION
+from raysweep.data.catalogue import TORCHVISION, split_of
 from raysweep.data.dataset import check
 from raysweep.data.folders import image_suffixes
 from raysweep.recipe import Data, RecipeError
@@ -27,3 +27,8 @@ def test_unknown_data_sets(dataset, message):
 def test_names_known_to_us_are_torchvisions():
     assert set(TORCHVISION) <= set(torchvision.datasets.__all__)
     assert image_suffixes() >= set(torchvision.datasets.folder.IMG_EXTENSIONS)
+
+
+@pytest.mark.parametrize("name", ["dataset", "images", "set", "train_station", "test tube", "evaluate", "", "---"])
+def test_names_of_classes_are_not_those_of_splits(name):
+    assert split_of(name) is None

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from raysweep.data.dataset import check, load, shape
+from raysweep.data.folders import ignored_files, image_suffixes
 from raysweep.recipe import Data, RecipeError
 from tests.data.image_files import folder_data, write_classes, write_image
 
@@ -22,14 +23,74 @@ def test_class_folders_alone(tmp_path):
         assert name.startswith(loaded.class_names[label])
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "Validation"])
-def test_folders_of_splits(val, tmp_path):
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("training", "valid", "testing"),
+        ("training_set", "validation_set", "test_set"),
+        ("Training Images", "Validation", "Test Images"),
+        ("trainset", "dev", "holdout"),
+        ("train-data", "eval", "hold-out"),
+    ],
+)
+def test_folders_of_splits(train, val, test, tmp_path):
     root = tmp_path / "pets"
-    for part in ("train", val, "test"):
-        write_classes(root / part, {"cat": 1, "dog": 2}, seed=len(part))
+    for part, count in ((train, 1), (val, 2), (test, 3)):
+        write_classes(root / part, {"cat": 1, "dog": count}, seed=10 * count)
     loaded = load(folder_data(root))
     assert loaded.val.names == (f"{val}/cat/000.png", f"{val}/dog/000.png", f"{val}/dog/001.jpg")
-    assert (len(loaded.train), len(loaded.test)) == (3, 3)
+    assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (2, 3, 4)
+    assert loaded.class_names == ("cat", "dog")
+    renamed = f"splits: train is {train}/, val is {val}/, test is {test}/"
+    assert loaded.notes == (() if val == "val" else (renamed,))
+
+
+def test_every_suffix_that_pillow_reads_is_read(tmp_path):
+    root = write_classes(tmp_path / "pets", {"cat": 3, "dog": 3})
+    suffixes = [
+        "jfif", "jpe", "jp2", "gif", "avif", "pnm", "pbm", "ico", "tga", "qoi", "webp", "TIFF", "dib", "pcx", "sgi",
+    ]  # fmt: skip
+    readable = [suffix for suffix in suffixes if f".{suffix.lower()}" in image_suffixes()]
+    assert len(readable) >= len(suffixes) - 2  # AVIF and JPEG 2000 may be left out of a build of Pillow
+    for number, suffix in enumerate(readable):
+        write_image(root / "dog" / f"x.{suffix}", seed=100 + number, size=(16, 16))
+    loaded = load(folder_data(root))
+    assert len(loaded.train) + len(loaded.val) + len(loaded.test) == 6 + len(readable)
+    assert loaded.notes == ()
+
+
+def test_what_is_not_read_is_counted_by_suffix(tmp_path):
+    root = write_classes(tmp_path / "pets", {"cat": 3, "dog": 3})
+    (root / "dog" / "inner").mkdir()
+    for number in range(8):
+        (root / "cat" / f"IMG_{number}.HEIC").write_bytes(b"")
+    for number in range(3):
+        (root / "dog" / "inner" / f"{number}.txt").write_text("")
+    (root / "dog" / "README").write_text("")
+    told = shape(folder_data(root))
+    assert told.notes == ("ignored 12 files: .heic 8, .txt 3, without suffix 1",)
+    assert load(folder_data(root)).notes == told.notes
+    assert ignored_files({".txt": 1}) == "ignored 1 file: .txt 1"
+    assert ignored_files({f".{n}": 20 - n for n in range(12)}).endswith(".7 13, others 42")
+
+
+def test_a_class_whose_images_cannot_be_read_says_so(tmp_path):
+    root = write_classes(tmp_path / "pets", {"cat": 3, "dog": 0})
+    (root / "dog" / "IMG_1.heic").write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"too few images of dog \(ignored 1 file: .heic 1 in dog\); 2 of each"):
+        check(folder_data(root))
+
+
+def test_what_lies_beside_is_not_passed_over_in_silence(tmp_path):
+    root = tmp_path / "pets"
+    for part in ("train", "test", "unlabeled"):
+        write_classes(root / part, {"cat": 3, "dog": 3}, seed=10 * len(part))
+    write_image(root / "loose.png")
+    write_image(root / "train" / "cat.jpg")
+    loose, beside = shape(folder_data(root)).notes
+    assert loose == "ignored 2 images in no class folder: loose.png, train/cat.jpg"
+    assert beside.startswith("ignored the folder unlabeled beside train, test: splits are called train, val and test")
 
 
 def test_a_missing_split_is_drawn_from_train(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import threading
 
 import numpy as np
@@ -107,3 +108,21 @@ def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(RecipeError, match=r"lower data.image_size or set RAYSWEEP_CACHE"):
         load(folder_data(root))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file's time of change is that of its making")
+@pytest.mark.parametrize("how", ["written into", "put in its place"])
+def test_other_pixels_under_the_same_name_size_and_time_are_decoded_again(how, tmp_path):
+    root = tmp_path / "pets"
+    for seed, name in enumerate(("cat/0.bmp", "cat/1.bmp", "dog/0.bmp", "dog/1.bmp")):
+        write_image(root / name, seed, size=(8, 8))
+    before = load(folder_data(root))
+    file, other = root / "cat" / "0.bmp", write_image(tmp_path / "other.bmp", seed=99, size=(8, 8))
+    stat = file.stat()
+    assert other.stat().st_size == stat.st_size
+    if how == "written into":
+        file.write_bytes(other.read_bytes())
+    else:
+        other.replace(file)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load(folder_data(root)).fingerprint != before.fingerprint

@@ -1,5 +1,6 @@
 """From stored images to the network's input."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -84,6 +85,19 @@ def test_an_opened_file_is_decoded_as_the_data_set_stores_it(tmp_path, image_siz
         with Image.open(root / name) as image:
             assert (prepare.decode(image) == stored).all()
     assert prepare(torch.from_numpy(train.images())).shape == (len(train), 3, 5, 5)
+
+
+@pytest.mark.parametrize("value_range", [None, (100.0, 3000.0)])
+def test_greys_of_more_than_8_bits_are_served_as_they_were_trained_on(tmp_path, value_range):
+    for seed, name in enumerate(("cat/0", "cat/1", "dog/0", "dog/1")):
+        values = np.random.RandomState(seed).randint(0, 4096, (9, 7)).astype(np.uint16)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    loaded = load(folder_data(tmp_path, value_range=value_range))
+    prepare = Preparation((8, 8), 8, STATISTICS, loaded.value_range)
+    for name, stored in zip(loaded.train.names, loaded.train.images(), strict=True):
+        with Image.open(tmp_path / name) as image:
+            assert (prepare.decode(image) == stored).all()
 
 
 def test_an_oblong_image_is_resized_whole():

@@ -1,6 +1,6 @@
 import pytest
 
-from raysweep.recipe import Asha, Final, Head, Recipe
+from raysweep.recipe import Asha, Data, Final, Head, Recipe
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,10 @@ def test_whoever_says_what_competes_with_what_asks_for_plain_asha(asha, guard, w
 def test_the_guard_and_what_competes_with_what_exclude_each_other():
     with pytest.raises(ValueError, match=r"compare_within=\['depth'\] is of plain ASHA; set asha.guard=null"):
         Asha(guard=3.0, compare_within=("depth",))
+
+
+@pytest.mark.parametrize("values", [(1, 1), (2, 1), (0, float("inf")), (0,), ("a", "b"), (False, True)])
+def test_a_range_of_values_ascends(values):
+    with pytest.raises(ValueError, match="value_range"):
+        Data(value_range=values)
+    assert Data(value_range=[-1000, 3000.5]).value_range == (-1000, 3000.5)

@@ -78,10 +78,21 @@ def test_a_model_of_the_first_edition_stored_images_at_the_networks_size(folder,
     file = write_image(tmp_path / "x.png", size=(30, 20))
     expected = export.load(folder)([file])
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    del about["stored_size"]
+    del about["stored_size"], about["value_range"]
     (folder / "model.json").write_text(json.dumps(about), encoding="utf-8")
     assert export.load(folder).preparation.stored == (SIDE, SIDE)
     assert export.load(folder)([file]) == expected
+
+
+def test_the_scaling_of_greys_is_kept(network, trial, tmp_path):
+    preparation = Preparation((SIDE, SIDE), SIDE, STATISTICS, (0.0, 4095.0))
+    export.save(tmp_path / "model", network, trial, NAMES, preparation)
+    classify = export.load(tmp_path / "model")
+    assert classify.preparation == preparation
+    values = np.random.RandomState(0).randint(0, 256, (SIDE, SIDE))
+    Image.fromarray((values * 16).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.rint(values * 16 * 255 / 4095).astype(np.uint8)).save(tmp_path / "plain.png")
+    assert classify([tmp_path / "deep.png"]) == classify([tmp_path / "plain.png"])
 
 
 def test_every_tensor_returns(network, folder):

@@ -54,6 +54,12 @@ def test_section_says_what_leaks_and_what_it_does(make_run):
     assert lines == "cat/1.png (train) is labelled cat, dog/<b>.png (test) dog: exact"
 
 
+def test_how_the_data_was_read_is_said(digits_run):
+    notes = ["ignored 12 files: .heic 8, .txt 4", "dropped 3 exact copies (data.drop_duplicates)"]
+    text = audit(audited(digits_run, FOUND | {"notes": notes})).text
+    assert text.endswith("Ignored 12 files: .heic 8, .txt 4. Dropped 3 exact copies (data.drop_duplicates).")
+
+
 def test_of_several_final_fits_none_speaks_for_all(make_run):
     tested = {"test_accuracy": 0.964, "test_accuracy_without_duplicates": 0.962, "duplicated_test_images": 2}
     finals = {name: final_result(**tested) for name in ("best", "recommended")}
