@@ -85,3 +85,13 @@ def test_a_change_is_seen(root, change, aged):
     expected = {"added": 9, "removed": 7, "folder": 10}[change]
     assert told.train + told.val + told.test == expected
     assert len(loaded.train) + len(loaded.val) + len(loaded.test) == expected
+
+
+def test_a_change_within_the_clocks_tick_is_seen(root):
+    """A folder that changes twice in a tick has one time of change: only what is settled is remembered."""
+    shape(folder_data(root))
+    before = (root / "cats").stat().st_mtime_ns
+    write_classes(root, {"cats": 5}, seed=90)
+    os.utime(root / "cats", ns=(before, before))
+    told = shape(folder_data(root))
+    assert told.train + told.val + told.test == 9

@@ -1,7 +1,9 @@
 """What the trials of one backbone on one data set share."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from raysweep.nets.task import cut_of, outputs_of, release, task_of, tensors_digest, weights_seed
@@ -45,6 +47,17 @@ def test_tasks_of_one_data_set_share_its_images():
     one, other = (task_of(trial_of(normalize=kind)) for kind in ("none", "dataset"))
     assert one is not other
     assert one.dataset is other.dataset
+
+
+def test_the_scaling_of_greys_goes_with_the_preparation(tmp_path):
+    """So that the model is served as it was trained."""
+    for seed, name in enumerate(("cat/0", "cat/1", "cat/2", "dog/0", "dog/1", "dog/2")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        values = np.random.RandomState(seed).randint(0, 4096, (32, 32)).astype(np.uint16)
+        values[0, :2] = 0, 4095
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    trial = trial_of(dataset="imagefolder", root=str(tmp_path), limit=None)
+    assert task_of(trial).preparation.value_range == (0, 4095)
 
 
 def test_what_is_released_is_made_again():
