@@ -8,12 +8,14 @@ was asked for, nothing was started; 130 interrupted, the report shows what there
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,7 @@ INTERRUPTED = 130
 @click.option("--smoke", is_flag=True, help="The same recipe end to end on fake images and random weights, one epoch.")
 @click.option("--run-dir", help="The run folder, or s3://bucket/prefix [default: runs/<name>-<time>].")
 @click.option("--resume", metavar="DIR", help="Go on with the interrupted run in this folder.")
+@click.option("--lost-head", metavar="DIR", hidden=True, help="Conclude a run whose Ray is gone.")
 @click.option("--address", help="Run on a Ray cluster, such as auto, instead of on this machine alone.")
 def main(
     words: tuple[str, ...],
@@ -52,6 +55,7 @@ def main(
     smoke: bool,
     run_dir: str | None,
     resume: str | None,
+    lost_head: str | None,
     address: str | None,
 ) -> None:
     """How deep should a pretrained network be fine-tuned on your images?
@@ -65,7 +69,9 @@ def main(
             return
         if as_json and not plan_only:
             raise RecipeError("--json goes with --plan")
-        if resume is not None:
+        if lost_head is not None:
+            status = _conclude(lost_head)
+        elif resume is not None:
             if plan_only or run_dir is not None:
                 raise RecipeError("--resume goes with neither --plan nor --run-dir: it goes on in its folder")
             status = _resume(resume, words, smoke, address)
@@ -77,6 +83,10 @@ def main(
             status = _sweep(recipe, run_dir, address)
     except RecipeError as error:
         status = _refuse(error)
+    except OSError as error:
+        status = _refuse(
+            RecipeError(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and start again")
+        )
     except KeyboardInterrupt:
         click.echo("interrupted before anything was trained", err=True)
         status = INTERRUPTED
@@ -192,6 +202,26 @@ def _sweep(recipe: Recipe, run_dir: str | None, address: str | None) -> int:
         return _run(recipe, copy, address, None)
 
 
+def _leave(where: str) -> None:
+    """Become a process that concludes the run: this one waits within Ray's own code for a head that is gone."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    os.execve(sys.executable, [sys.executable, "-m", "raysweep.grid", "--lost-head", where], environment)  # noqa: S606
+
+
+def _conclude(where: str) -> int:
+    """Build the report of a run whose Ray is gone; returns the exit status."""
+    from .engine.run import HEAD_IS_LOST, Outcome
+    from .engine.storage import LocalCopy, storage_of
+
+    with LocalCopy(storage_of(where)) as copy:
+        return _answer(copy, Outcome(problem=HEAD_IS_LOST), _resumes(copy))
+
+
+def _resumes(copy: LocalCopy) -> str:
+    """The command that goes on with a run."""
+    return f"python -m raysweep.grid --resume {shlex.quote(copy.storage.where)}"
+
+
 def _run(recipe: Recipe, copy: LocalCopy, address: str | None, recorded: Run | None) -> int:
     from .engine import environment
     from .engine.interrupts import Interrupts
@@ -202,15 +232,16 @@ def _run(recipe: Recipe, copy: LocalCopy, address: str | None, recorded: Run | N
     planned = plan(recipe)
     if recorded is not None:
         check_plan(planned, recorded, copy.storage.where)
-    where = shlex.quote(copy.shown)
-    again = f"python -m raysweep.grid --resume {where}"
-    ended = f"ended; {again} continues, python -m raysweep.report {where} builds the report"
+    where, again = copy.storage.where, _resumes(copy)
+    ended = f"ended; {again} continues, python -m raysweep.report {shlex.quote(where)} builds the report"
     files = environment.prepare(local=address is None)
     with Interrupts(ended) as interrupts, Reaper(files) if files else nullcontext():
         from .engine.run import Place, run
 
         try:
-            outcome = run(recipe, planned, Place(copy, address, files, interrupts), _command(), recorded)
+            outcome = run(
+                recipe, planned, Place(copy, address, files, interrupts, partial(_leave, where)), _command(), recorded
+            )
         except RunFolderError as error:
             raise RecipeError(f"--run-dir: {error}") from None
         if outcome.interrupted:
@@ -230,6 +261,8 @@ def _answer(copy: LocalCopy, outcome: Outcome, again: str) -> int:
         failed = page.failures(copy.folder)
     except (OSError, RunFolderError) as error:
         problem = outcome.problem or written_to(Path(copy.folder), error)
+        with suppress(OSError, RunFolderError):
+            click.echo(page.answer([copy.folder]))
         click.echo(f"error: {problem}; there is no report", err=True)
         return INTERRUPTED if outcome.interrupted else 1
     if outcome.interrupted:
@@ -239,6 +272,8 @@ def _answer(copy: LocalCopy, outcome: Outcome, again: str) -> int:
     click.echo(f"report: {path}")
     for problem in [*problems, *failed]:
         click.echo(f"error: {problem}", err=True)
+    if problems and not problems[0].endswith("continues"):
+        click.echo(f"{again} continues", err=True)
     return 1 if problems or failed else 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -47,6 +47,9 @@ from .trials import Jobs, run_trials, rungs_of
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
 
 
+HEAD_IS_LOST = "Ray's head process has ended"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a sweep ended."""
@@ -67,6 +70,8 @@ class Place:
     files: Path | None = None
     """Folder for a local Ray's files (see `environment.prepare`)."""
     interrupts: Interrupts = field(default_factory=Interrupts)
+    leave: Callable[[], None] = lambda: None
+    """Called from another thread when Ray's head is gone and the sweep still waits for it."""
 
     @property
     def folder(self) -> Path:
@@ -94,7 +99,7 @@ def run(
     logs = place.folder / "ray" / "logs"
     with (
         Ledger(place.folder, resume=recorded is not None) as book,
-        Session(recipe, place.address, place.files, logs, place.interrupts) as session,
+        Session(recipe, place.address, place.files, logs, place.interrupts, place.leave) as session,
     ):
         machine = session.machine()
         machine.check(recipe)
@@ -105,7 +110,7 @@ def run(
                 return Outcome(problem=stages.run(recorded))
             except KeyboardInterrupt:
                 if session.head_is_lost:
-                    return Outcome(problem="Ray's head process has ended")
+                    return Outcome(problem=HEAD_IS_LOST)
                 stages.interrupt()
                 return Outcome(interrupted=True)
             except OSError as error:

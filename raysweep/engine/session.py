@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ CONNECT_S = 5.0
 """How long an address may take to answer."""
 LOOK_S = 1.0
 """Between looks at whether the head is there."""
+LEAVE_S = 3.0
+"""How long the main thread may take to answer; within Ray's own code it does not."""
 FAILED_LOOKS = 3
 """In a row, after which it is lost."""
 
@@ -38,15 +41,22 @@ class Session:
         files: folder of a local Ray's files (see `environment.prepare`).
         logs: where its logs are copied to at the end.
         interrupts: how the sweep is ended from outside.
+        leave: called from another thread when the head is gone and this one still waits for it.
 
     Raises:
         RecipeError: there is no cluster at the address.
     """
 
     def __init__(
-        self, recipe: Recipe, address: str | None, files: Path | None, logs: Path, interrupts: Interrupts | None = None
+        self,
+        recipe: Recipe,
+        address: str | None,
+        files: Path | None,
+        logs: Path,
+        interrupts: Interrupts | None = None,
+        leave: Callable[[], None] = lambda: None,
     ) -> None:
-        self.recipe, self.address, self.files, self.logs = recipe, address, files, logs
+        self.recipe, self.address, self.files, self.logs, self.leave = recipe, address, files, logs, leave
         self.interrupts = interrupts or Interrupts()
         self.head_is_lost = False
         """Whether Ray's head process has ended while the sweep ran; nothing of Ray can be called then."""
@@ -117,6 +127,8 @@ class Session:
             if failures == FAILED_LOOKS:
                 self.head_is_lost = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                if not self._over.wait(LEAVE_S):
+                    self.leave()
                 return
 
 

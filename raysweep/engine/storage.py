@@ -140,8 +140,6 @@ class LocalCopy:
         else:
             name = hashlib.blake2b(storage.where.encode(), digest_size=8).hexdigest()
             self.folder = cache_folder() / "runs" / name
-        self.shown = storage.where
-        """The run folder as a command names it."""
         self._uploaded: dict[str, tuple[int, int]] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)

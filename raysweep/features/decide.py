@@ -87,6 +87,8 @@ def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
     found = [_weigh(pairs, sum(epochs[key].values()), settings) for key, pairs in by_cut.items()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
+    if problem := _unwritable(settings):
+        return [_changed(one, False, problem) if one.store else one for one in found]
     room = store_of(settings).room_bytes()
     for place, decision in sorted(enumerate(found), key=lambda pair: -pair[1].predicted_saving_s):
         needed = int(decision.mebibytes * 2**20)
@@ -96,6 +98,15 @@ def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
         elif decision.store:
             room -= needed
     return found
+
+
+def _unwritable(settings: Features) -> str:
+    """Why features cannot be stored at all; empty where they can."""
+    try:
+        measured_rates(settings)
+    except OSError as error:
+        return f"the features' folder cannot be written to ({error.strerror or error})"
+    return ""
 
 
 def shared_phases(trial: Trial) -> list[Trial]:
@@ -170,6 +181,8 @@ def _saving_s(per_image: float, size: int, computed: int, read: int, settings: F
         read: images that are read instead of computed.
         settings: where features are stored.
     """
+    if _unwritable(settings):
+        return 0.0
     rates = measured_rates(settings)
     fits = computed * size < psutil.virtual_memory().available / 2
     read_s = size / (rates.memory_bytes if fits else rates.disk_bytes)

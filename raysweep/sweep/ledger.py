@@ -78,6 +78,7 @@ class Ledger:
         self._lock = FileLock(folder / ".lock")
         self._columns: dict[str, Row] = {}
         self._planned: set[str] = set()
+        self._described = resume
 
     def __enter__(self) -> Ledger:
         try:
@@ -119,6 +120,7 @@ class Ledger:
     def describe(self, about: Row) -> None:
         """Write recipe.yaml."""
         write_text(self.folder / RECIPE, yaml_core.dumps(about))
+        self._described = True
 
     def plan(self, configurations: Sequence[Configuration]) -> None:
         """Write down every planned trial that is not yet; rows of its epochs repeat its columns."""
@@ -146,6 +148,8 @@ class Ledger:
     def _append(self, name: str, row: Row) -> None:
         """A whole line, or none of it."""
         path, line = self.folder / name, (json.dumps(row) + "\n").encode()
+        if self._described and not (self.folder / RECIPE).exists():  # a trial may have made the folder anew
+            raise RunFolderError(f"the run folder {self.folder} was removed while the sweep ran")
         try:
             with path.open("ab", buffering=0) as file:
                 before = os.fstat(file.fileno()).st_size
