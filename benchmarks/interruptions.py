@@ -122,12 +122,13 @@ def main() -> None:
     wrong = 0
     for name in given.cases:
         top = Path(tempfile.mkdtemp(prefix=f"interruptions-{name}-"))
-        wrong += sum(not equal for equal in _case(name, CASES[name], top, given.times, given.seed))
+        wrong += sum(not equal for equal in run_case(name, CASES[name], top, given.times, given.seed))
         shutil.rmtree(top)
     sys.exit(1 if wrong else 0)
 
 
-def _case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterator[bool]:
+def run_case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterator[bool]:
+    """Whether each accident left what it should; a line is printed for each."""
     recipe = top / "recipe.yaml"
     recipe.write_text(json.dumps(RECIPE | case.changes))
     begin = [str(recipe), "--run-dir"]

@@ -213,7 +213,7 @@ def _conclude(where: str) -> int:
     from .engine.run import HEAD_IS_LOST, Outcome
     from .engine.storage import LocalCopy, storage_of
 
-    with LocalCopy(storage_of(where)) as copy:
+    with LocalCopy(storage_of(where)) as copy:  # the ledger is here
         return _answer(copy, Outcome(problem=HEAD_IS_LOST), _resumes(copy))
 
 
@@ -256,7 +256,7 @@ def _answer(copy: LocalCopy, outcome: Outcome, again: str) -> int:
 
     problems = [outcome.problem] if outcome.problem else []
     try:
-        copy.download()
+        copy.fetch()
         path = page.build(copy.folder)
         failed = page.failures(copy.folder)
     except (OSError, RunFolderError) as error:

@@ -21,7 +21,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from ..sweep.rows import Configuration, EpochRow, FinalResult, TrialJob
-from .jobs import failures, job_of, ray_folder, scaling, sharing_of, world_of
+from .jobs import failures, job_of, scaling, sharing_of, world_of
 from .storage import CHECKPOINTS, Storage
 
 CALIBRATION_BINS = 15
@@ -55,7 +55,7 @@ def refit(job: TrialJob, chosen: Configuration) -> FinalResult:
         scaling_config=scaling(job),
         run_config=ray.train.RunConfig(
             name=f"{job.name}-{uuid4().hex[:8]}",  # Train goes on by itself in a run of the same name
-            storage_path=ray_folder(job),
+            storage_path=job.ray_folder,
             failure_config=failures(job),
         ),
     )

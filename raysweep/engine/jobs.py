@@ -70,7 +70,7 @@ def _nested(space: dict[str, Any], job: TrialJob) -> TorchTrainer:
         scaling_config=scaling(job),
         run_config=ray.train.RunConfig(
             name=job.name,
-            storage_path=ray_folder(job),
+            storage_path=job.ray_folder,
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             failure_config=failures(job),
         ),
@@ -88,11 +88,6 @@ def failures(job: TrialJob) -> ray.train.FailureConfig:
 def job_of(space: dict[str, Any]) -> TrialJob:
     """The job that Train hands on, as JSON under `job`."""
     return TrialJob.model_validate_json(space["job"])
-
-
-def ray_folder(job: TrialJob) -> str:
-    """Folder or URL where Ray keeps its own files of the run."""
-    return f"{job.folder.rstrip('/')}/ray"
 
 
 def report_of(result: dict[str, Any]) -> Report:
@@ -125,7 +120,7 @@ def sharing_of(job: TrialJob) -> Sharing:
     """What a job's trial shares with others."""
     from ..train.phases import Sharing
 
-    folder = None if "://" in job.folder else Path(ray_folder(job)) / "phases"
+    folder = None if "://" in job.ray_folder else Path(job.ray_folder) / "phases"
     return Sharing(job.features, frozenset(job.stored), folder)
 
 

@@ -21,7 +21,7 @@ import torch
 from ..data import audit
 from ..data.dataset import Dataset, split_key
 from ..data.findings import Findings, refuse_overlap
-from ..features.decide import Decision, decide
+from ..features.decide import Decision, decide, unwritable
 from ..files import write_text
 from ..nets import task
 from ..recipe import Recipe, dump
@@ -77,6 +77,11 @@ class Place:
     def folder(self) -> Path:
         """Of this machine."""
         return self.copy.folder
+
+    @property
+    def ray_folder(self) -> str:
+        """Folder or URL of Ray's own files: on this machine where Ray is, else where all nodes reach it."""
+        return str(self.folder / "ray") if self.address is None else f"{self.copy.storage.where}/ray"
 
 
 def run(
@@ -151,9 +156,9 @@ class _Stages:
         decided = None if recorded is None or recorded.features is None else decisions_of(recorded.features)
         stored = _make_features(self.recipe, self.planned, self.machine, self.book.folder, self.display, decided)
         where = self.place.copy.storage.where
-        jobs = Jobs(self.recipe, self.machine, where, stored, rungs_of(self.recipe))
+        jobs = Jobs(self.recipe, self.machine, where, self.place.ray_folder, stored, rungs_of(self.recipe))
         run_trials(jobs, self.planned, self.book, self.display, history)
-        self.place.copy.download()
+        self.place.copy.fetch()
         return _finals(jobs, self.planned, self.book.folder, self.display, self.findings)
 
     def _announce(self, recorded: Run | None, history: History) -> None:
@@ -226,6 +231,8 @@ def _make_features(
     torch.set_num_threads(recipe.resources.cpus_per_worker)  # rates are those of a lane
     trials = [one.trial for one in planned]
     decisions = decide(trials, recipe.features) if decided is None else decided
+    if decided is None and recipe.features.cache != "never" and (problem := unwritable(recipe.features)):
+        display.say(f"warning: {problem}; trials compute the frozen prefix themselves")
     record = features.make(trials, decisions, recipe, machine, display)
     task.release()
     for one in record.made:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ SYNC_S = 5.0
 """Between uploads of what the sweep's own process has written."""
 CHECKPOINTS = "checkpoints"
 """Folder of a run, with one for each trial."""
+OF_TRIALS = ("predictions/", "final/")
+"""Beginnings of the names of files that trials write."""
 NOT_UPLOADED = ("ray",)
 """Folders of the local copy that are of this machine alone."""
 
@@ -64,7 +66,8 @@ class Storage:
         top_url = f"{self._root()}/{below}".rstrip("/")
         filesystem = self._filesystem()
         filesystem.invalidate_cache()
-        return sorted(str(path).removeprefix(top_url).lstrip("/") for path in filesystem.find(top_url))
+        found = (str(path).removeprefix(top_url).lstrip("/") for path in filesystem.find(top_url))
+        return sorted(name for name in found if name and not name.endswith("/"))  # others stand for folders
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -156,12 +159,21 @@ class LocalCopy:
             self.upload()
 
     def download(self) -> None:
-        """Bring what is in the store here, but for checkpoints, which the trials read themselves."""
-        if self.storage.is_local:
-            return
-        for name in self.storage.names():
-            if not name.startswith(("checkpoints/", "ray/")):
-                write_bytes(self.folder / name, self.storage.read(name))
+        """Bring a run that another process has left here, but for its checkpoints, which the trials read themselves."""
+        self._fetch(name for name in self._remote() if not name.startswith(f"{CHECKPOINTS}/"))
+
+    def fetch(self) -> None:
+        """Bring here what the trials have written."""
+        self._fetch(name for name in self._remote() if name.startswith(OF_TRIALS))
+
+    def _remote(self) -> list[str]:
+        return [] if self.storage.is_local else self.storage.names()
+
+    def _fetch(self, names: Iterable[str]) -> None:
+        for name in names:
+            write_bytes(self.folder / name, self.storage.read(name))
+            stat = (self.folder / name).stat()
+            self._uploaded[name] = (stat.st_size, stat.st_mtime_ns)
 
     def upload(self) -> None:
         """Bring what has changed here to the store."""

@@ -42,6 +42,8 @@ class Jobs:
     machine: Machine
     folder: str
     """The run folder, absolute, or its URL."""
+    ray_folder: str
+    """Folder or URL of Ray's own files."""
     stored: tuple[str, ...]
     """Names of the phases that read stored features."""
     rungs: tuple[int, ...] = ()
@@ -57,6 +59,7 @@ class Jobs:
             cpus=resources.cpus_per_worker,
             gpus=self.machine.gpus_per_worker(self.recipe),
             folder=self.folder,
+            ray_folder=self.ray_folder,
             objective=self.recipe.objective,
             rungs=self.rungs,
             features=self.recipe.features,
@@ -64,11 +67,6 @@ class Jobs:
             checkpoint_minutes=trial.train.checkpoint_every_minutes,
             max_failures=resources.max_failures,
         )
-
-    @property
-    def ray_folder(self) -> str:
-        """Folder or URL where Ray keeps its own files of the run."""
-        return f"{self.folder.rstrip('/')}/ray"
 
 
 def run_trials(

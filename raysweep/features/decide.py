@@ -87,7 +87,7 @@ def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
     found = [_weigh(pairs, sum(epochs[key].values()), settings) for key, pairs in by_cut.items()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
-    if problem := _unwritable(settings):
+    if problem := unwritable(settings):
         return [_changed(one, False, problem) if one.store else one for one in found]
     room = store_of(settings).room_bytes()
     for place, decision in sorted(enumerate(found), key=lambda pair: -pair[1].predicted_saving_s):
@@ -100,7 +100,7 @@ def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
     return found
 
 
-def _unwritable(settings: Features) -> str:
+def unwritable(settings: Features) -> str:
     """Why features cannot be stored at all; empty where they can."""
     try:
         measured_rates(settings)
@@ -181,7 +181,7 @@ def _saving_s(per_image: float, size: int, computed: int, read: int, settings: F
         read: images that are read instead of computed.
         settings: where features are stored.
     """
-    if _unwritable(settings):
+    if unwritable(settings):
         return 0.0
     rates = measured_rates(settings)
     fits = computed * size < psutil.virtual_memory().available / 2

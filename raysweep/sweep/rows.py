@@ -71,7 +71,9 @@ class TrialJob(Versioned):
     gpus: float
     """Of each."""
     folder: str
-    """The run folder."""
+    """The run folder, absolute, or its URL."""
+    ray_folder: str
+    """Folder or URL of Ray's own files, and of what trials share."""
     objective: Objective
     rungs: tuple[int, ...] = ()
     """Epochs at which early stopping compares trials."""

@@ -43,8 +43,8 @@ METRICS = {
 def job(tmp_path):
     (trial,) = Recipe.model_validate({"grid": {"backbone": "small_cnn"}}).trials()
     return TrialJob(
-        name=trial.name, trial=trial, workers=1, cpus=1, gpus=0.0, folder=str(tmp_path), objective="accuracy",
-        features=Features(), refit=(2, 3),
+        name=trial.name, trial=trial, workers=1, cpus=1, gpus=0.0, folder=str(tmp_path), ray_folder="ray",
+        objective="accuracy", features=Features(), refit=(2, 3),
     )  # fmt: skip
 
 
@@ -263,7 +263,12 @@ def swept(tmp_path):
                     book.epoch(epoch_row(one.name, epoch, val_accuracy=accuracy, val_images=1000, seconds=seconds))
                 book.trial(one.name, ended, epochs_completed=3, stopped_early=False)
         display = Display([one.configuration for one in planned], Console(file=io.StringIO()))
-        words = (Jobs(sweep, Machine(2, 0), str(tmp_path / "run"), ()), planned, tmp_path / "run", display)
+        words = (
+            Jobs(sweep, Machine(2, 0), str(tmp_path / "run"), str(tmp_path / "ray"), ()),
+            planned,
+            tmp_path / "run",
+            display,
+        )
         return words, {one.name: one.trial for one in planned}
 
     return make

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysweep.engine.jobs import REPORT, _own_problem, ray_folder, report_of, sharing_of
+from raysweep.engine.jobs import REPORT, _own_problem, report_of, sharing_of
 from raysweep.engine.saving import CountedPredictions, Saver, save_running
 from raysweep.engine.storage import Storage
 from raysweep.recipe import Features
@@ -30,8 +30,8 @@ CLASSES = 3
 def job_of(tmp_path, objective="accuracy", **settings):
     trial = trial_of(**settings)
     return TrialJob(
-        name="a", trial=trial, workers=1, cpus=1, gpus=0.0, folder=str(tmp_path), objective=objective,
-        features=Features(), stored=("x",),
+        name="a", trial=trial, workers=1, cpus=1, gpus=0.0, folder=str(tmp_path), ray_folder=str(tmp_path / "ray"),
+        objective=objective, features=Features(), stored=("x",),
     )  # fmt: skip
 
 
@@ -96,9 +96,8 @@ def test_trials_of_a_run_share_what_they_begin_with(tmp_path):
 
 
 def test_in_an_object_store_no_phases_are_shared(tmp_path):
-    job = job_of(tmp_path).model_copy(update={"folder": "s3://bucket/run"})
+    job = job_of(tmp_path).model_copy(update={"ray_folder": "s3://bucket/run/ray"})
     assert sharing_of(job).folder is None
-    assert ray_folder(job) == "s3://bucket/run/ray"
 
 
 def test_a_report_crosses_as_json():

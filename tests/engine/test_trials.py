@@ -175,7 +175,7 @@ def test_a_job_has_all_that_its_process_needs(tmp_path):
         resources={"workers_per_trial": 2, "cpus_per_worker": 3}, features={"dtype": "bfloat16"}, objective="loss"
     )
     trial = sweep.trials()[1]
-    job = Jobs(sweep, Machine(8, 2), str(tmp_path), ("a", "b"), (2, 4)).of(trial)
+    job = Jobs(sweep, Machine(8, 2), str(tmp_path), "ray", ("a", "b"), (2, 4)).of(trial)
     assert (job.name, job.trial, job.workers, job.cpus, job.gpus) == (trial.name, trial, 2, 3, 1.0)
     assert (job.folder, job.features, job.stored, job.refit) == (str(tmp_path), sweep.features, ("a", "b"), None)
     assert (job.objective, job.rungs) == ("loss", (2, 4))
