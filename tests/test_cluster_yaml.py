@@ -238,3 +238,33 @@ def check_on_head(words: list[str]) -> None:
             assert names[0].endswith(".yaml"), f"no preset {names[0]}"
     else:
         raise click.UsageError(f"not a command of the head: {shlex.join(words)}")
+
+
+# ------------------------------------------------------------------ other clusters
+
+
+def test_ray_accepts_the_one_for_machines_that_one_has():
+    config = yaml.safe_load((ROOT / "cluster-local.yaml").read_text())
+    config["provider"].update(head_ip="10.0.0.1", worker_ips=["10.0.0.2"])
+    config["auth"].update(ssh_user="someone")
+    validate_config(prepare_config(config))
+    assert set(config["provider"]) == {"type", "head_ip", "worker_ips"}
+    for which in STARTS:
+        line, options = start(config, which)
+        assert "RAY_AUTH_MODE=token" in line
+        assert options["head"] == (which == "head_start_ray_commands")
+    assert start(config, "head_start_ray_commands")[1]["dashboard_host"] == "127.0.0.1"
+
+
+def test_the_job_for_kubernetes_asks_for_what_the_command_knows():
+    job = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[:3] == ["python", "-m", "raysweep.grid"]
+    found = grid.main.make_context("grid", words[3:]).params
+    assert (found["address"], found["run_dir"]) == ("auto", "s3://REPLACE_ME/layers")
+    recipe.load(found["words"][0])
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
