@@ -22,6 +22,8 @@ from .environment import local_address
 from .interrupts import Interrupts
 from .resources import Machine, this_machine, usable_cpus
 
+PACKAGE = Path(__file__).parents[1]
+"""The code that a cluster's nodes get."""
 CONNECT_S = 5.0
 """How long an address may take to answer."""
 LOOK_S = 1.0
@@ -91,9 +93,8 @@ class Session:
         if self.address is None:
             # without the dashboard a stopped trial would keep the resources of its workers
             options |= {"num_cpus": usable_cpus(), "include_dashboard": nested}
-        if nested and self.address != "auto":
-            # the helpers of a trial's Ray Train run look for their cluster by this, else for any on the machine
-            options["runtime_env"] = {"env_vars": {"RAY_ADDRESS": self.address or local_address()}}
+        if environment := self._runtime_env(nested):
+            options["runtime_env"] = environment
         try:
             ray.init(self.address or "local", **options)
         except ConnectionError:
@@ -108,6 +109,16 @@ class Session:
         self.interrupts.install()
         address = ray.get_runtime_context().gcs_address
         threading.Thread(target=self._watch, args=[address], daemon=True).start()
+
+    def _runtime_env(self, nested: bool) -> dict[str, Any]:
+        """What the processes of trials find: this package's code on every node of a cluster, and their cluster."""
+        found: dict[str, Any] = {}
+        if self.address is not None:
+            found["py_modules"] = [str(PACKAGE)]
+        if nested and self.address != "auto":
+            # the helpers of a trial's Ray Train run look for their cluster by this, else for any on the machine
+            found["env_vars"] = {"RAY_ADDRESS": self.address or local_address()}
+        return found
 
     def _stop(self) -> None:
         self._over.set()

@@ -160,9 +160,17 @@ def test_a_head_that_is_gone_interrupts_the_sweep(fake_ray, files, tmp_path, mon
 def test_helpers_of_a_trials_own_run_are_told_their_cluster(fake_ray, files, tmp_path, recipe, address, told):
     """Else they would look for any on the machine; where one is looked for, they find it as this process did."""
     with Session(recipe, address, files if address is None else None, tmp_path / "logs"):
-        environments = fake_ray.options.get("runtime_env")
+        found = fake_ray.options.get("runtime_env", {})
     expected = environment.local_address() if told == "local" else told
-    assert environments == (expected and {"env_vars": {"RAY_ADDRESS": expected}})
+    assert found.get("env_vars") == (expected and {"RAY_ADDRESS": expected})
+
+
+@pytest.mark.parametrize(("address", "sent"), [(None, False), ("auto", True), ("10.0.0.1:6379", True)])
+def test_a_cluster_is_sent_the_code(fake_ray, files, tmp_path, address, sent):
+    """Its nodes need raysweep's dependencies, and no checkout."""
+    with Session(ALONE, address, files if address is None else None, tmp_path / "logs"):
+        found = fake_ray.options.get("runtime_env", {})
+    assert found.get("py_modules") == ([str(Path(environment.__file__).parents[1])] if sent else None)
 
 
 @pytest.mark.parametrize(("recipe", "dashboard"), [(ALONE, False), (TOGETHER, True)])
