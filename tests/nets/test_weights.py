@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 import torchvision
 
 from raysweep.nets.backbones import build
-from raysweep.nets.scratch import SmallCnn
 from raysweep.recipe import Head, Model, RecipeError
 
 LITE0 = "tf_efficientnet_lite0"
@@ -34,78 +32,6 @@ def test_shipped_weights():
     x = torch.randn(2, 3, 64, 64)
     assert not torch.allclose(loaded.eval()(x), bare.eval()(x), atol=1e-3)
     assert torch.equal(loaded.classifier.weight, build(LITE0, Model(), 7, seed=0).network.classifier.weight)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "wrapper"), [("pth", None), ("pth", "state_dict"), ("pth", "model"), ("safetensors", None)]
-)
-def test_weights_file(tmp_path, suffix, wrapper):
-    """From a training with another number of classes, perhaps under DistributedDataParallel's names."""
-    trained = SmallCnn(33)
-    state = {f"module.{name}": value for name, value in trained.state_dict().items()}
-    path = tmp_path / f"mine.{suffix}"
-    if suffix == "pth":
-        torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
-    else:
-        safetensors.torch.save_file(state, path)
-    network = build("small_cnn", Model(weights=str(path)), 4, seed=0).network
-    for name, value in trained.state_dict().items():
-        assert name.startswith("classifier") or torch.equal(network.state_dict()[name], value), name
-
-
-@pytest.mark.parametrize("kind", ["keep", "stacked"])
-def test_a_file_gives_the_kept_classifier_too(tmp_path, kind):
-    trained = torchvision.models.squeezenet1_1() if kind == "keep" else torchvision.models.mobilenet_v3_small()
-    name, classifier = ("squeezenet1_1", "classifier.1") if kind == "keep" else ("mobilenet_v3_small", "classifier.3")
-    torch.save(trained.state_dict(), tmp_path / "mine.pth")
-    network = build(name, Model(weights=str(tmp_path / "mine.pth"), head=Head(kind=kind)), 7, seed=0).network
-    own = network.get_submodule(classifier if kind == "keep" else f"{classifier}.0")
-    assert torch.equal(own.weight, trained.get_submodule(classifier).weight)
-
-
-class Boom:
-    """An object that, if it were unpickled, would be noticed."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("the file was unpickled into objects",))
-
-
-def test_pickled_objects_are_refused(tmp_path):
-    path = tmp_path / "model.pth"
-    torch.save({"state_dict": SmallCnn(3).state_dict(), "extra": Boom()}, path)
-    with pytest.raises(RecipeError, match=r"model\.pth could not be read as tensors alone .* save a state dict"):
-        build("small_cnn", Model(weights=str(path)), 4, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        (torch.zeros(3), "holds no state dict"),
-        ({"epoch": 3}, "holds no state dict"),
-        (
-            torchvision.models.squeezenet1_1().state_dict(),
-            r"does not fit small_cnn: 15 tensors are missing, 0 .*, 52 are unknown",
-        ),
-        (
-            {**SmallCnn(3).state_dict(), "stage1.0.weight": torch.zeros(8, 3, 3, 3)},
-            r"does not fit small_cnn: 0 tensors are missing, 1 .*, 0 are unknown \(first: stage1\.0\.weight\)",
-        ),
-    ],
-    ids=["tensor", "numbers", "other architecture", "other width"],
-)
-def test_weights_that_do_not_fit(tmp_path, content, match):
-    path = tmp_path / "other.pth"
-    torch.save(content, path)
-    with pytest.raises(RecipeError, match=match):
-        build("small_cnn", Model(weights=str(path)), 4, seed=0)
-
-
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_file_that_is_no_weights(tmp_path, suffix):
-    path = tmp_path / f"broken.{suffix}"
-    path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(RecipeError, match="could not be read as tensors alone"):
-        build("small_cnn", Model(weights=str(path)), 4, seed=0)
 
 
 @pytest.mark.parametrize(
