@@ -214,7 +214,7 @@ def _cut_of(trial: Trial) -> Cut:
 
 @lru_cache(maxsize=64)
 def _cut(name: str, model: Model, classes: int, at: Depth, image_size: int) -> Cut:
-    backbone = outline(name, model, classes)
+    backbone = outline(name, model, classes, image_size)
     return cut(backbone.network, select(backbone.network, at, backbone.head), image_size)
 
 
@@ -229,7 +229,7 @@ def _prefix_seconds(first: Trial, cut: Cut) -> float:
 @lru_cache(maxsize=8)
 def _node_seconds(name: str, model: Model, classes: int, image_size: int) -> dict[str, float]:
     batch = max(2, min(16, TIMED_PIXELS // image_size**2))
-    return seconds_per_node(outline(name, model, classes).network, image_size, batch)
+    return seconds_per_node(outline(name, model, classes, image_size).network, image_size, batch)
 
 
 @lru_cache(maxsize=2)

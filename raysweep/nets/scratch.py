@@ -13,8 +13,6 @@ from torch import nn
 class SmallCnn(nn.Sequential):
     """Three convolutions and a classifier: 24,346 parameters with 10 classes."""
 
-    least_image_size = 8
-
     def __init__(self, classes: int) -> None:
         def stage(inputs: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(
@@ -34,8 +32,6 @@ class SmallCnn(nn.Sequential):
 
 class Cnn846k(nn.Sequential):
     """Five convolutions with batch norm after the activation: 846,308 parameters with 100 classes."""
-
-    least_image_size = 8
 
     def __init__(self, classes: int) -> None:
         def stage(inputs: int, outputs: int) -> nn.Sequential:
@@ -58,9 +54,6 @@ class Cnn846k(nn.Sequential):
 
 class Cnn1m(nn.Sequential):
     """Three wide convolutions without padding, with dropout: 1,025,546 parameters with 10 classes."""
-
-    least_image_size = 30
-    """Smaller ones end before the last pooling."""
 
     def __init__(self, classes: int) -> None:
         def stage(inputs: int, outputs: int, pool: int) -> nn.Sequential:

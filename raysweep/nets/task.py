@@ -20,7 +20,7 @@ from ..data.dataset import Dataset
 from ..data.preparation import Preparation
 from ..data.sources import Images
 from ..recipe import Data, Depth, Model, RecipeError, Trial
-from . import backbones, zoo
+from . import backbones, sizes, zoo
 from .backbones import Backbone
 from .cut import Cut, cut
 from .layers import select
@@ -44,7 +44,7 @@ def task_of(trial: Trial) -> TransferTask:
     """The task of a trial; kept for the next trial that shares it.
 
     Raises:
-        RecipeError: data or weights are not there, or cannot be used.
+        RecipeError: data or weights are not there, or cannot be used; the network does not take the images' size.
     """
     return _task(trial.backbone, trial.model, weights_seed(trial), trial.data)
 
@@ -92,7 +92,9 @@ def _dataset(data: Data) -> Dataset:
 @lru_cache(maxsize=2)
 def _task(name: str, model: Model, seed: int, data: Data) -> TransferTask:
     dataset = _dataset(data.model_copy(update={"normalize": "none", "augment": ()}))
-    backbone = backbones.build(name, model, len(dataset.class_names), seed)
+    image_size = _image_size(data, dataset)
+    sizes.check(name, model.weights, image_size)
+    backbone = backbones.build(name, model, len(dataset.class_names), seed, image_size)
     preparation = _preparation(data, backbone, dataset)
     if model.batch_norm == "recalibrated":
         _recalibrate(backbone.network, dataset, preparation)
@@ -124,7 +126,11 @@ def _preparation(data: Data, backbone: Backbone, dataset: Dataset) -> Preparatio
     else:
         statistics = zoo.UNIT if data.normalize == "none" else data.normalize
     height, width = dataset.train.pool.shape[-2:]
-    return Preparation((height, width), data.image_size or width, statistics, dataset.value_range)
+    return Preparation((height, width), _image_size(data, dataset), statistics, dataset.value_range)
+
+
+def _image_size(data: Data, dataset: Dataset) -> int:
+    return data.image_size or dataset.train.pool.shape[-1]
 
 
 def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation) -> None:

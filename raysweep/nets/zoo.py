@@ -20,6 +20,8 @@ from .scratch import SCRATCH
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 UNIT = Statistics(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 IMAGENET_CLASSES = 1000
+USUAL_SIZE = 224
+"""Side in pixels of the images that torchvision's networks are made for."""
 DEFAULTS = ("pretrained", "none")
 """Values of `model.weights` that name no weights."""
 
@@ -61,8 +63,11 @@ def check_weights(name: str, model: Model) -> None:
         _check_name(name, weights)
 
 
-def create(name: str, weights: str) -> nn.Module:
-    """The architecture with random values and as many outputs as the weights' own classifier has."""
+def create(name: str, weights: str, image_size: int | None = None) -> nn.Module:
+    """The architecture with random values and as many outputs as the weights' own classifier has.
+
+    One of timm's can be built for images of `image_size` pixels (see `nets.sizes`).
+    """
     if name in SCRATCH:
         return SCRATCH[name](IMAGENET_CLASSES)
     if is_torchvision(name):
@@ -75,7 +80,20 @@ def create(name: str, weights: str) -> nn.Module:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return timm.create_model(tagged(name, weights))
+        more: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+        return timm.create_model(tagged(name, weights), **more)
+
+
+def has_fixed_size(name: str, weights: str) -> bool:
+    """Whether timm says that the network takes images of the one size that it is built for."""
+    found = None if name in SCRATCH or is_torchvision(name) else _timm_config(name, weights)
+    return bool(found and found.fixed_input_size)
+
+
+def own_size(name: str, weights: str) -> int:
+    """Side in pixels of the images that the library's network is made for."""
+    found = None if name in SCRATCH or is_torchvision(name) else _timm_config(name, weights)
+    return found.input_size[-1] if found else USUAL_SIZE
 
 
 def statistics(name: str, weights: str) -> Statistics:

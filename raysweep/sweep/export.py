@@ -64,9 +64,9 @@ def load(folder: str | Path) -> Classifier:
     """Load what `save` wrote; needs no network."""
     about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
     trial = Trial.model_validate(about["trial"])
-    network = backbones.build(trial.backbone, trial.model, len(about["class_names"]), seed=0, load=False).network
+    size, classes = about["image_size"], len(about["class_names"])
+    network = backbones.build(trial.backbone, trial.model, classes, 0, size, load=False).network
     network.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    size = about["image_size"]
     height, width = about.get("stored_size", (size, size))  # the first edition did not say
     value_range = about.get("value_range")  # the same: it took images to fill 8 or 16 bits
     preparation = Preparation(

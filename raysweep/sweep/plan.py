@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data import dataset as datasets
-from ..nets import zoo
-from ..nets.backbones import Backbone, check_image_size, outline
-from ..nets.layers import Layer, layers, select
+from ..nets import sizes, zoo
+from ..nets.backbones import Backbone, check_weights_file, outline
+from ..nets.layers import BATCH_NORMS, Layer, layers, select
 from ..recipe import Recipe, RecipeError, Trial, depth_label
 from .rows import Configuration
 
@@ -92,14 +92,15 @@ def _network(trial: Trial) -> tuple[Backbone, tuple[Layer, ...]]:
     """
     shape = datasets.shape(trial.data)
     zoo.check_weights(trial.backbone, trial.model)
-    if size := trial.data.image_size or shape.image_size:
-        check_image_size(trial.backbone, size)
-    backbone = outline(trial.backbone, trial.model, shape.classes or 1)
+    size = trial.data.image_size or shape.image_size
+    if size:
+        sizes.check(trial.backbone, trial.model.weights, size)
+    check_weights_file(trial.backbone, trial.model, size)
+    backbone = outline(trial.backbone, trial.model, shape.classes or 1, size)
     trained = select(backbone.network, trial.depth, backbone.head, trial.backbone)
     _check_head(trial, backbone, trained)
-    for phase in trial.train.phases:
-        if phase.depth is not None:
-            select(backbone.network, phase.depth, backbone.head, trial.backbone)
+    for phase in trial.phases():
+        _check_batch_norm(phase, backbone, select(backbone.network, phase.depth, backbone.head, trial.backbone))
     return backbone, trained
 
 
@@ -110,4 +111,22 @@ def _check_head(trial: Trial, backbone: Backbone, trained: tuple[Layer, ...]) ->
         raise RecipeError(
             f"grid.depth={trial.depth} would leave part of the new head of {trial.backbone} untrained at random "
             f"values; choose 'head' or at least {len(head)}"
+        )
+
+
+def _check_batch_norm(phase: Trial, backbone: Backbone, trained: tuple[Layer, ...]) -> None:
+    """Batch norm in training mode divides by the deviation within the batch, which one image does not have."""
+    if phase.train.batch_size > 1:
+        return
+    own = {name for layer in trained for name in layer.parameters}
+    every = phase.model.batch_norm == "training"
+    norms = [
+        name for name, module in backbone.network.named_modules()
+        if isinstance(module, BATCH_NORMS) and (every or f"{name}.weight" in own)
+    ]  # fmt: skip
+    if norms:
+        way_out = "model.batch_norm=frozen" if every else "a depth that trains no batch norm"
+        raise RecipeError(
+            f"train.batch_size=1: {phase.backbone} at depth {depth_label(phase.depth)} has batch norm in training mode "
+            f"(such as {norms[-1]}), which needs 2 images or more; set train.batch_size=2 or more, or {way_out}"
         )

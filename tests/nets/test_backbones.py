@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.nets.backbones import build, check_image_size, outline
+from raysweep.nets.backbones import build, outline
 from raysweep.nets.heads import reset_head
 from raysweep.nets.layers import layers
 from raysweep.nets.zoo import IMAGENET
-from raysweep.recipe import Head, Model, RecipeError
+from raysweep.recipe import Head, Model
 
 NONE = Model(weights="none")
 
@@ -48,11 +48,6 @@ def test_weights_of_another_classifier_bring_it_along():
     """A tag of ImageNet-21k has 21,841 outputs: a kept classifier has as many."""
     built = outline("timm/vit_tiny_patch16_224", Model(weights="augreg_in21k", head=Head(kind="keep")), 7)
     assert built.network.head.out_features == 21_843
-
-
-def test_too_small_an_image():
-    with pytest.raises(RecipeError, match=r"data\.image_size=29 is too small for cnn_1m; choose at least 30"):
-        check_image_size("cnn_1m", 29)
 
 
 def test_everything_random_follows_the_seed():

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from raysweep.nets.backbones import build
-from raysweep.nets.scratch import SCRATCH
 from raysweep.nets.zoo import UNIT
 from raysweep.recipe import Model
 
@@ -35,7 +34,7 @@ def test_networks_from_scratch(name, classes, parameters, larger):
     assert sum(value.numel() for value in built.network.parameters()) == parameters
     assert parameters == {"cnn_846k": 846_308, "cnn_1m": 1_025_546}[name]
     assert (built.head, built.fresh, built.statistics) == (("classifier.2",), True, UNIT)
-    for size in (SCRATCH[name].least_image_size, 32, larger):
+    for size in (32, larger):
         assert built.network(torch.zeros(2, 3, size, size)).shape == (2, classes)
 
 

@@ -173,3 +173,20 @@ def test_recalibration_is_of_images_as_they_are_prepared():
 def test_recalibration_survives_a_remainder_of_one():
     """At 32 pixels resnet18's last feature map is one pixel; 65 images are a batch of 64 and one of 1."""
     task_of(trial_of("resnet18", batch_norm="recalibrated", limit=65))
+
+
+def test_recalibration_does_not_depend_on_the_batch_size_of_training():
+    """Which may be 1."""
+    digests = set()
+    for size in (1, 7, 64):
+        release()
+        trial = trial_of(batch_norm="recalibrated")
+        digests.add(
+            task_of(trial.model_copy(update={"train": trial.train.model_copy(update={"batch_size": size})})).digest
+        )
+    assert len(digests) == 1
+
+
+def test_a_size_that_the_network_does_not_take():
+    with pytest.raises(RecipeError, match=r"cnn_1m takes images of 30 pixels or more, not of 24"):
+        task_of(trial_of("cnn_1m", image_size=24))

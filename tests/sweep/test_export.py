@@ -145,3 +145,12 @@ def test_other_tensors_are_refused(folder):
     safetensors.torch.save_file({"stage1.0.weight": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(RuntimeError, match="Missing key"):
         export.load(folder)
+
+
+@torch.no_grad()
+def test_a_network_built_for_another_size_is_rebuilt_for_it(tmp_path):
+    (trial,) = Recipe.model_validate({"grid": {"backbone": "timm/vit_tiny_patch16_224"}}).trials()
+    network = backbones.build(trial.backbone, trial.model, len(NAMES), 3, 32, load=False).network.eval()
+    export.save(tmp_path / "model", network, trial, NAMES, prepared(32))
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(export.load(tmp_path / "model").network(x), network(x), rtol=0, atol=0)

@@ -142,7 +142,10 @@ def test_a_depth_too_deep_names_the_backbone():
         ({"weights": "a1_in1k"}, "model.weights=a1_in1k: small_cnn has no pretrained weights; set weights: none"),
         ({"weights": "nowhere.pth"}, "model.weights=nowhere.pth: there is no such file; give a .pth or"),
         ({"weights": "none", "head": "keep"}, "model.head.kind=keep: small_cnn has no pretrained classifier"),
-        ({"backbone": "cnn_1m", "weights": "none", "image_size": 28}, "data.image_size=28 is too small for cnn_1m;"),
+        (
+            {"backbone": "cnn_1m", "weights": "none", "image_size": 28},
+            "data.image_size: cnn_1m takes images of 30 ",
+        ),
         ({"backbone": "timm/resnet50", "weights": "a9"}, "model.weights=a9: timm has no such weights of resnet50;"),
         (
             {"backbone": "resnet50.a9"},
@@ -217,3 +220,32 @@ def test_published_cnns(name, classes, parameters):
 def test_unknown_data_set():
     with pytest.raises(RecipeError, match=r"data\.dataset=cifar11.*cifar10"):
         plan(recipe({}, data={"dataset": "cifar11"}))
+
+
+@pytest.mark.parametrize(
+    ("grid", "train", "said"),
+    [
+        ({"depth": ["all"]}, {}, "has batch norm in training mode (such as stage3.1), which needs 2 images or more; "
+         "set train.batch_size=2 or more, or a depth that trains no batch norm"),
+        ({"depth": [1], "batch_norm": "training"}, {}, "or model.batch_norm=frozen"),
+        ({"depth": [1]}, {"phases": [{}, {"depth": "stage3"}]}, "small_cnn at depth stage3 has batch norm"),
+        ({"depth": [1]}, {}, None),
+        ({"depth": [1], "batch_norm": "recalibrated"}, {}, None),
+    ],
+)  # fmt: skip
+def test_batches_of_one_image(grid, train, said):
+    more = {"train": {"batch_size": 1, **train}, "model": {"weights": "none"}}
+    if said is None:
+        plan(recipe({"backbone": "small_cnn", **grid}, **more))
+    else:
+        (problem,) = problems({"backbone": "small_cnn", **grid}, **more)
+        assert problem.startswith("train.batch_size=1: small_cnn at depth ")
+        assert said in problem
+
+
+def test_a_weights_file_is_looked_into(tmp_path):
+    import torch
+
+    torch.save({"model": {"fc.weight": torch.zeros(3)}}, tmp_path / "mine.pth")
+    (problem,) = problems({"backbone": "small_cnn"}, model={"weights": str(tmp_path / "mine.pth")})
+    assert "does not fit small_cnn: 15 tensors are missing" in problem
