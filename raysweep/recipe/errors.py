@@ -10,11 +10,16 @@ MOST_NAMED = 30
 
 
 class RecipeError(ValueError):
-    """A mistake in what the user asked for; `problems` holds one sentence each."""
+    """A mistake in what the user asked for; `problems` holds one sentence each, in printable characters."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(printable, problems))
+        super().__init__("\n".join(self.problems))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with characters that no terminal shows as Python writes them."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def near(name: str, known: Iterable[str]) -> str:

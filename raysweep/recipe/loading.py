@@ -39,8 +39,7 @@ def load(source: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
             one sentence for each problem.
     """
     tree = _override(_read(source or QUICKSTART), overrides)
-    if wrong := [key for key in _keys(tree) if not KEY.fullmatch(key.rpartition(".")[2])]:
-        raise RecipeError(*(f"{key!r} is not a key of a recipe; keys are words such as train.epochs" for key in wrong))
+    _check_text(tree)
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -68,15 +67,38 @@ def _check_axes(recipe: Recipe) -> None:
         )
 
 
-def _keys(tree: Any, above: str = "") -> Iterator[str]:
-    """Dotted paths of all keys."""
+def _check_text(tree: Any) -> None:
+    """Raise RecipeError for keys that are no words, and for text that is no UTF-8 or holds a NUL."""
+    wrong: list[str] = []
+    for path, key, value in _items(tree):
+        if key is not None and not KEY.fullmatch(key):
+            wrong.append(f"{path!r} is not a key of a recipe; keys are words such as train.epochs")
+        elif isinstance(value, str) and "\0" in value:
+            wrong.append(f"{path}={value!r} holds a NUL, which no name can; leave it out")
+        elif isinstance(value, str) and not _is_unicode(value):
+            wrong.append(f"{path}={value!r} is no UTF-8; rename the file or folder and write its new name")
+    if wrong:
+        raise RecipeError(*dict.fromkeys(wrong))
+
+
+def _items(tree: Any, above: str = "") -> Iterator[tuple[str, str | None, Any]]:
+    """Dotted path, key and value of everything in mappings and lists; items of lists have a number and no key."""
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield f"{above}{key}"
-            yield from _keys(value, f"{above}{key}.")
+            yield f"{above}{key}", key, value
+            yield from _items(value, f"{above}{key}.")
     elif isinstance(tree, list):
         for index, value in enumerate(tree):
-            yield from _keys(value, f"{above}{index}.")
+            yield f"{above}{index}", None, value
+            yield from _items(value, f"{above}{index}.")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair, as which Python keeps bytes of other encodings
+        return False
+    return True
 
 
 # ---- files ----
@@ -215,9 +237,12 @@ def _value(key: str, text: str) -> Any:
     if key in LITERAL:
         return None if text == "null" else text
     try:
-        return yaml_core.loads(text)
+        value = yaml_core.loads(text)
     except YamlError as error:
         raise RecipeError(f"{key}={text} has a value that is not readable YAML: {error}") from None
+    if cut := yaml_core.comment(text):
+        raise RecipeError(f"{key}={text}: {cut!r} is a comment in YAML; put the value in quotes, or leave that out")
+    return value
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
 
 from .values import (
     Count,
+    DatasetName,
     Depth,
     Frozen,
     Normalize,
@@ -27,6 +28,7 @@ from .values import (
     Positive,
     Seed,
     Share,
+    Units,
     axis,
     listed,
 )
@@ -41,7 +43,7 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
 class Data(Frozen):
     """The images and how they are split."""
 
-    dataset: str = "digits"
+    dataset: DatasetName = "digits"
     """digits, cifar10, cifar100, imagefolder, fake, or torchvision:<Name>."""
     root: str | None = None
     """Folder of the data; the user's cache when null."""
@@ -72,7 +74,7 @@ class Head(Frozen):
     """linear: a new layer in the place of the pretrained classifier; mlp: several new layers there;
     keep: the pretrained classifier itself, whose first outputs are the classes; stacked: a new linear
     layer on the softmax of the pretrained classifier."""
-    sizes: Annotated[tuple[Count, ...], BeforeValidator(axis)] = (256,)
+    sizes: Annotated[tuple[Units, ...], BeforeValidator(axis)] = (256,)
     """Of mlp alone, like the fields below: outputs of each hidden layer."""
     activation: Literal["relu", "none"] = "relu"
     """Between layers."""
@@ -192,7 +194,7 @@ class Asha(Frozen):
 
     grace_epochs: Count = 3
     """No trial is stopped before it has so many epochs."""
-    reduction_factor: Annotated[float, Field(strict=True, gt=1)] = 2
+    reduction_factor: Annotated[float, Field(strict=True, ge=1.1, le=1000)] = 2
     guard: Positive | None = 3.0
     """Learning rates that are equal in everything else are compared image by image, over the seeds that
     both have; one is dropped, with all its seeds, if it is behind by more than the tolerance and so many

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 # numbers are strict, so that `true` is none
-Count = Annotated[int, Field(strict=True, ge=1)]
-Seed = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+Units = Annotated[int, Field(strict=True, ge=1, le=2**20)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Part = Annotated[float, Field(strict=True, gt=0, lt=1)]
+FEW_DIGITS = re.compile(r"[0-9]{1,9}")
+MOST_FAKE_CLASSES = 10_000
 Objective = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
 
 
 def _depth(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip("-").isdigit():
+    if isinstance(value, str) and FEW_DIGITS.fullmatch(value.removeprefix("-")):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str | list | tuple):
         raise ValueError("a depth is a number of layers, 'head', 'all', a module name or a list of module patterns")
@@ -34,6 +38,21 @@ def _depth(value: Any) -> Any:
 
 
 Depth = Annotated[int | str | tuple[str, ...], BeforeValidator(_depth)]
+
+
+def _fake_classes(dataset: str) -> str:
+    """`fake:<classes>` is checked here, as its number sets how much memory the images take."""
+    kind, _, classes = dataset.partition(":")
+    if (
+        kind == "fake"
+        and classes.isdigit()
+        and not (FEW_DIGITS.fullmatch(classes) and int(classes) <= MOST_FAKE_CLASSES)
+    ):
+        raise ValueError(f"fake images have 2 to {MOST_FAKE_CLASSES:,} classes, such as fake:10")
+    return dataset
+
+
+DatasetName = Annotated[str, AfterValidator(_fake_classes)]
 
 
 def depth_label(depth: int | str | Sequence[str]) -> str:

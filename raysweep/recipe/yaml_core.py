@@ -65,19 +65,28 @@ class _Loader(Reader, Scanner, Parser, Composer, SafeConstructor, _Resolver):
         Composer.__init__(self)
         SafeConstructor.__init__(self)
         _Resolver.__init__(self)
-        self._depth = self._aliases = 0
+        self._aliases = 0
+        self._around: list[str | None] = []  # anchors of the values around the one that is read
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """Refuse nesting without end and aliases in great number."""
-        self._depth += 1
-        self._aliases += self.check_event(yaml.AliasEvent)
-        if self._depth > DEEPEST or self._aliases > MOST_ALIASES:
-            many = "values are nested too deep" if self._depth > DEEPEST else f"more than {MOST_ALIASES} aliases"
-            raise ConstructorError(None, None, many, self.peek_event().start_mark)
+        """Refuse nesting without end, aliases in great number and values that hold themselves."""
+        event = self.peek_event()
+        is_alias = isinstance(event, yaml.AliasEvent)
+        self._aliases += is_alias
+        if wrong := self._what_is_wrong(event.anchor if is_alias else ""):
+            raise ConstructorError(None, None, wrong, event.start_mark)
+        self._around.append(getattr(event, "anchor", None))
         try:
             return super().compose_node(parent, index)
         finally:
-            self._depth -= 1
+            self._around.pop()
+
+    def _what_is_wrong(self, alias: str) -> str:
+        if len(self._around) >= DEEPEST:
+            return "values are nested too deep"
+        if self._aliases > MOST_ALIASES:
+            return f"more than {MOST_ALIASES} aliases"
+        return f"the value of &{alias} holds itself" if alias and alias in self._around else ""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         """Refuse every tag but those of plain values."""
@@ -167,6 +176,18 @@ def loads(text: str) -> Any:
         return loader.get_single_data()
     except (yaml.YAMLError, ValueError) as error:
         raise YamlError(" ".join(str(error).split())) from None
+
+
+def comment(text: str) -> str:
+    """The first comment in YAML text that can be read; empty where there is none."""
+    at = 0
+    for token in yaml.scan(text):
+        between = text[at : token.start_mark.index]
+        if "#" in between:
+            return between[between.index("#") :].partition("\n")[0]
+        at = max(at, token.end_mark.index)
+    rest = text[at:]
+    return rest[rest.index("#") :] if "#" in rest else ""
 
 
 def dumps(tree: Any) -> str:

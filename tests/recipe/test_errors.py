@@ -1,6 +1,6 @@
 import pytest
 
-from raysweep.recipe import near
+from raysweep.recipe import RecipeError, near
 
 
 def test_near_does_not_list_everything():
@@ -15,3 +15,8 @@ def test_near_does_not_list_everything():
 )
 def test_near(name, hint):
     assert near(name, ["depth", "lr", "seed"]) == hint
+
+
+def test_problems_are_lines_that_a_terminal_shows():
+    error = RecipeError("a\nb", "\x1b[31m \udce9 été 漢")
+    assert error.problems == (r"a\nb", r"\x1b[31m \udce9 été 漢")

@@ -324,3 +324,58 @@ def test_bad_key_of_a_file(recipe_file, problems, path):
         text = f"[{{}}, {text}]" if section == "1" else f"{{{section}: {text}}}"
     (problem,) = problems(recipe_file(text))
     assert problem == f"{path!r} is not a key of a recipe; keys are words such as train.epochs"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("grid.weights=a #1.pth", "'#1.pth' is a comment in YAML; put the value in quotes"),
+        ("train.epochs=5 # five", "'# five' is a comment"),
+        ("grid.lr=[1, # one\n 2]", "'# one' is a comment"),
+        ("train.epochs=#", "'#' is a comment"),
+    ],
+)
+def test_a_value_on_the_command_line_is_not_cut_at_a_comment(recipe_file, problems, override, said):
+    (problem,) = problems(recipe_file(""), override)
+    assert said in problem
+
+
+@pytest.mark.parametrize("text", ['"a #1.pth"', "'a #1.pth'", '["a #1.pth"]'])
+def test_a_quoted_number_sign_is_part_of_the_value(recipe_file, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (block,) = load(recipe_file(""), [f"grid.weights={text}"]).grid
+    assert block.extra["weights"] == (str(tmp_path / "a #1.pth"),)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.root=\udce9t\udce9", r"data.root='\udce9t\udce9' is no UTF-8; rename the file or folder"),
+        ("data.root=a\0b", r"data.root='a\x00b' holds a NUL, which no name can; leave it out"),
+        ('grid.backbone=["\\0"]', r"grid.backbone.0='\x00' holds a NUL"),
+        ("description=\udce9", r"description='\udce9' is no UTF-8"),
+    ],
+)
+def test_text_that_is_no_unicode(recipe_file, problems, override, said):
+    (problem,) = problems(recipe_file(""), override)
+    assert problem.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.dataset=fake:²", "fake images have 2 to 10,000 classes, such as fake:10"),
+        ("data.dataset=fake:4294967296", "fake images have 2 to 10,000 classes"),
+        ("model.head={kind: mlp, sizes: [9223372036854775808]}", "must be less than or equal to 1048576"),
+        ("grid.seed=4294967296", "must be less than 4294967296"),
+        ("train.epochs=1000000001", "must be less than or equal to 1000000000"),
+        ("asha.reduction_factor=1.0001", "must be greater than or equal to 1.1"),
+        ("asha.reduction_factor=1e308", "must be less than or equal to 1000"),
+        ("train.epochs=1:30", "train.epochs=1:30: must be a valid integer"),
+        ("train.epochs=!!int 'x'", "x is no whole number"),
+        ("grid.lr=&a [*a]", "the value of &a holds itself"),
+    ],
+)
+def test_numbers_beyond_reason_and_what_is_no_number(recipe_file, problems, override, said):
+    (problem,) = problems(recipe_file(""), override)
+    assert said in problem

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from raysweep.recipe.yaml_core import DEEPEST, MOST_ALIASES, YamlError, dumps, loads
+from raysweep.recipe.yaml_core import DEEPEST, MOST_ALIASES, YamlError, comment, dumps, loads
 
 
 def refused(text):
@@ -257,3 +257,24 @@ def test_what_is_written_has_no_aliases_and_keeps_its_order():
     assert "é" in text
     assert list(loads(text)) == ["b", "a", "é"]
     assert loads(text)["é"] == [[1, 2]] * (MOST_ALIASES + 1)
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "&a [[1, {b: *a}]]"])
+def test_a_value_that_holds_itself(text):
+    assert "holds itself" in refused(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a", ""),
+        ("a #1", "#1"),
+        ("a#1", ""),
+        ("'a #1'", ""),
+        ('["#", b] # c', "# c"),
+        ("[a, # b\n c]", "# b"),
+        ("#", "#"),
+    ],
+)
+def test_comments(text, found):
+    assert comment(text) == found
