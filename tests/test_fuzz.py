@@ -53,8 +53,8 @@ NUMBERS = (
     "features.budget_gb", "final.workers",
 )  # fmt: skip
 FITTING = (
-    "grid.depth=[1, head, all, stage2, [stage1, head]]", "grid.backbone=[small_cnn, cnn_846k]", "grid.head=[linear,
-    mlp]",
+    "grid.depth=[1, head, all, stage2, [stage1, head]]", "grid.backbone=[small_cnn, cnn_846k]",
+    "grid.head=[linear, mlp]",
     "grid.batch_norm=[frozen, recalibrated, training]", "data.augment=hflip", "data.normalize=dataset", "asha=null",
     "train.phases=[{depth: head, epochs: 1}, {}]", "model.head={kind: mlp, sizes: [1048576, 2]}",
     "data.dataset=fake:10000",

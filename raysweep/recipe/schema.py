@@ -255,7 +255,7 @@ class Features(Frozen):
     """The 16-bit types halve the size and round the features."""
     dir: str | None = None
     """Folder of the features, on a cluster a shared one; each node's own cache when null."""
-    budget_gb: Positive | None = None
+    budget_gb: Annotated[float, Field(strict=True, gt=0, le=1e9)] | None = None
     """Size that all features together may take; half of what the disk has free when null."""
 
 
