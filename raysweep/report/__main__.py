@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..recipe.yaml_core import YamlError
-from ..sweep.ledger import RunFolderError
-from .page import answer, build, compare
+from ..sweep.ledger import read
+from .page import gather, in_short, unread, write
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,15 +21,14 @@ from .page import answer, build, compare
 def main(folders: tuple[Path, ...], out: Path | None, tolerance: float | None, confidence: float | None) -> None:
     """Write the report on a run folder, or compare several; print the answer and the page's path."""
     try:
-        if len(folders) == 1 and out is None:
-            page = build(folders[0], tolerance, confidence)
-        else:
-            page = compare(folders, out, tolerance, confidence)
-        text = answer(folders, tolerance, confidence)
-    except (RunFolderError, OSError, YamlError) as error:
+        facts = gather([read(folder) for folder in folders], tolerance, confidence)
+        page = write(facts, out)
+    except OSError as error:  # RunFolderError among them
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
-    click.echo(text)
+    for said in unread(facts):
+        click.echo(f"warning: {said}", err=True)
+    click.echo(in_short(facts))
     click.echo(f"report: {page}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..recipe import Objective
-from ..sweep.evidence import contributions, read_labels, read_predictions
+from ..sweep.evidence import FOLDER, LABELS, contributions, read_labels, read_predictions
 from ..sweep.ledger import Run
 from . import wording
 from .groups import Group, configurations, eligible, records, with_series
@@ -47,13 +48,15 @@ class Answer:
     """Whether every trial left its predictions; else scores were compared unpaired where they are missing."""
     asked: Objective = "accuracy"
     """The objective that was asked for. Where predictions are missing, accuracy is what can be compared."""
+    unread: tuple[str, ...] = ()
+    """Files of predictions that cannot be read, a sentence each."""
 
-    @property
+    @cached_property
     def recommended(self) -> Group:
         """The recommended row of `depths`."""
         return records(self.depths)[self.verdict.recommended]
 
-    @property
+    @cached_property
     def best(self) -> Group:
         """The row of `depths` with the highest score."""
         return records(self.depths)[self.verdict.best]
@@ -69,10 +72,15 @@ def question_of(run: Run, tolerance: float | None = None, confidence: float | No
     recipe: Mapping[str, Any] = run.about.get("recipe") or {}
     default = Question()
     return Question(
-        recipe.get("objective", default.objective),
-        recipe.get("tolerance", default.tolerance) if tolerance is None else tolerance,
-        recipe.get("confidence", default.confidence) if confidence is None else confidence,
+        recipe.get("objective") or default.objective,
+        _first(tolerance, recipe.get("tolerance"), default.tolerance),
+        _first(confidence, recipe.get("confidence"), default.confidence),
     )
+
+
+def _first(*values: float | None) -> float:
+    """The first of the values that is there."""
+    return next(value for value in values if value is not None)
 
 
 def answer_of(trials: pd.DataFrame, runs: Sequence[Run], question: Question) -> Answer | None:
@@ -89,14 +97,14 @@ def answer_of(trials: pd.DataFrame, runs: Sequence[Run], question: Question) -> 
     groups = groups.assign(row=_rows_by_cost(groups)).sort_values(["row", "lr"], ignore_index=True)
     folders = dict(zip(names_of(runs), (run.folder for run in runs), strict=True))
     asked = question.objective
-    evidence, whole = _evidence(groups, folders, asked)
-    if not whole and asked != "accuracy":
+    evidence, found = _evidence(groups, folders, asked)
+    if not found.complete and asked != "accuracy":
         question = replace(question, objective="accuracy")
         evidence, _ = _evidence(groups, folders, "accuracy")
     verdict = judge(evidence, question.tolerance / 100, question.confidence)
     groups = groups.assign(score=verdict.scores)
     depths = _depths(groups, trials, evidence, verdict, question.objective)
-    return Answer(question, groups, depths, verdict, whole, asked)
+    return Answer(question, groups, depths, verdict, found.complete, asked, tuple(found.unread))
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
@@ -146,10 +154,12 @@ def _rows_by_cost(groups: pd.DataFrame) -> list[int]:
     return [order[key] for key in zip(groups["series"], groups["depth_label"], strict=True)]
 
 
-def _evidence(groups: pd.DataFrame, folders: Mapping[str, Path], objective: Objective) -> tuple[list[Evidence], bool]:
-    """The evidence of each configuration, and whether all of it is from predictions."""
+def _evidence(
+    groups: pd.DataFrame, folders: Mapping[str, Path], objective: Objective
+) -> tuple[list[Evidence], _Predictions]:
+    """The evidence of each configuration, and the predictions that it is from."""
     found = _Predictions(folders, objective)
-    return [found.of(group) for group in records(groups)], found.complete
+    return [found.of(group) for group in records(groups)], found
 
 
 class _Predictions:
@@ -159,6 +169,7 @@ class _Predictions:
         self.folders, self.objective = folders, objective
         self.labels = {name: read_labels(folder) for name, folder in folders.items()}
         self.complete = True
+        self.unread = [said for name in folders if self.labels[name] is None for said in self._said(name, LABELS)]
 
     def of(self, group: Group) -> Evidence:
         """The evidence of a configuration: from its seeds' predictions, else from their scores alone."""
@@ -173,12 +184,19 @@ class _Predictions:
 
     def _contributions(self, run: str, trial: str) -> tuple[np.ndarray, str] | None:
         known, found = self.labels[run], read_predictions(self.folders[run], trial)
+        if found is None:
+            self.unread += self._said(run, trial)
         if known is None or found is None:
             return None
         labels, classes, key = known
         if found.val_key != key or len(found.predicted) != len(labels):
             return None
         return contributions(self.objective, found.predicted, found.true_probability, labels, classes), key
+
+    def _said(self, run: str, file: str) -> list[str]:
+        """That a file of predictions cannot be read; nothing where there is none."""
+        there = (self.folders[run] / FOLDER / f"{file}.npz").is_file()
+        return [f"{FOLDER}/{file}.npz cannot be read"] * there
 
 
 def _as_images(group: Group) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,6 +25,8 @@ class Facts:
     """None if no trial completed."""
     same_data: bool = True
     """Whether the runs are on the same data, so that they can be ranked."""
+    unread: list[str] = field(default_factory=list)
+    """What of the run folders cannot be read, a sentence each; sections add what they find."""
 
     @property
     def answer(self) -> Answer | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -16,6 +17,7 @@ import pandas as pd
 
 from ..files import write_bytes, write_text
 from ..sweep.ledger import Run, read
+from ..sweep.reading import nameless
 from . import groups, sentences, tables, wording
 from .answer import answer_of, names_of, question_of
 from .facts import Facts, Section
@@ -47,6 +49,8 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     trials.provenance,
 )
 """The page from top to bottom."""
+MOST_UNREAD = 12
+"""Files and lines that could not be read and are named."""
 SAME_DATA = ("dataset", "root")
 """Runs equal in these fields of `data` can be ranked."""
 
@@ -65,12 +69,16 @@ def build(folder: Path, tolerance: float | None = None, confidence: float | None
     Raises:
         RunFolderError: the folder holds no run.
     """
-    return _write(gather([read(folder)], tolerance, confidence), folder / "report", folder / "results.csv")
+    return write(gather([read(folder)], tolerance, confidence))
 
 
 def answer(folders: Sequence[Path], tolerance: float | None = None, confidence: float | None = None) -> str:
     """The report's answer: what to train, and what to run next if that is not decided."""
-    facts = gather([read(folder) for folder in folders], tolerance, confidence)
+    return in_short(gather([read(folder) for folder in folders], tolerance, confidence))
+
+
+def in_short(facts: Facts) -> str:
+    """The answer, and what to run next if that is not decided."""
     return " ".join(filter(None, (headline(facts), next_step(facts))))
 
 
@@ -90,18 +98,53 @@ def compare(
     folders: Sequence[Path], out: Path | None = None, tolerance: float | None = None, confidence: float | None = None
 ) -> Path:
     """Write one report on several runs, by default into the first one's report/compare/; returns its index.html."""
-    out = out or folders[0] / "report" / "compare"
-    return _write(gather([read(folder) for folder in folders], tolerance, confidence), out, out / "results.csv")
+    return write(gather([read(folder) for folder in folders], tolerance, confidence), out, together=True)
+
+
+def write(facts: Facts, out: Path | None = None, together: bool = False) -> Path:
+    """Write the report; returns its index.html.
+
+    Args:
+        facts: what it is on.
+        out: where to, instead of report/ in the run folder; of several, report/compare/ in the first one's.
+        together: whether it compares runs, so that none of them has results.csv in its own place.
+    """
+    folder = facts.runs[0].folder
+    if out is None and not (together or len(facts.runs) > 1):
+        return _write(facts, folder / "report", folder / "results.csv")
+    out = out or folder / "report" / "compare"
+    return _write(facts, out, out / "results.csv")
 
 
 def gather(runs: Sequence[Run], tolerance: float | None = None, confidence: float | None = None) -> Facts:
     """The tables over one run or several, in which `run` tells them apart."""
+    runs = [_sound(run) for run in runs]
     named = list(zip(names_of(runs), runs, strict=True))
     of_trials = [tables.trials_table(run).assign(run=name) for name, run in named]
     table = groups.with_series(pd.concat(of_trials, ignore_index=True))
     epochs = pd.concat([tables.epochs_table(run).assign(run=name) for name, run in named], ignore_index=True)
     found = answer_of(table, runs, question_of(runs[0], tolerance, confidence))
-    return Facts(tuple(runs), table, epochs, found, _same_data(runs))
+    unread = [said for run in runs for said in run.unread] + list(found.unread if found else ())
+    return Facts(tuple(runs), table, epochs, found, _same_data(runs), unread)
+
+
+def _sound(run: Run) -> Run:
+    """The run without trials of which no row says what they are; one whose last epochs are lost has not finished."""
+    lost = nameless((*run.trials, *run.epochs))
+    said = [f"trial {trial} is left out: no line says its {', '.join(keys)}" for trial, keys in lost.items()]
+    epochs, trials = ([row for row in rows if row["trial"] not in lost] for rows in (run.epochs, run.trials))
+    if bare := {row["trial"] for row in epochs} - {row["trial"] for row in trials}:
+        said.append(f"trials.jsonl has no line of {wording.count(len(bare), 'trial')} of epochs.jsonl")
+    last: dict[str, int] = {}
+    for row in epochs:
+        last[row["trial"]] = max(row["epoch"], last.get(row["trial"], 0))
+    noted = {row["trial"]: row["epochs_completed"] for row in trials if row.get("epochs_completed")}
+    for trial, count in noted.items():
+        if last.get(trial, 0) < count:
+            there = f"{last.get(trial, 0)} of its {count} epochs"
+            said.append(f"epochs.jsonl has {there} of trial {trial}, which is therefore not compared")
+            trials.append({"trial": trial, "state": "interrupted"})
+    return replace(run, epochs=epochs, trials=trials, unread=(*run.unread, *said)) if said else run
 
 
 def headline(facts: Facts) -> str:
@@ -128,6 +171,7 @@ def next_step(facts: Facts) -> str:
 
 def reservations(facts: Facts) -> Iterator[str]:
     """What limits the answer, a sentence each."""
+    yield from unread(facts)
     words = {"planned": "not started", "running": "running when last heard of", "interrupted": "interrupted"}
     left = [f"{number} {word}" for state, word in words.items() if (number := facts.count(state))]
     if left:
@@ -142,6 +186,12 @@ def reservations(facts: Facts) -> Iterator[str]:
         yield f"Missing from the comparison, for want of a finished trial: {names}."
     if facts.answer:
         yield from sentences.notes(facts.answer, groups.records(facts.trials[["series", "depth_label", "lr"]]))
+
+
+def unread(facts: Facts) -> list[str]:
+    """What could not be read and is therefore not in the report, a sentence each; of many the first."""
+    more = len(facts.unread) - MOST_UNREAD
+    return [*facts.unread[:MOST_UNREAD], *[f"{more} more such files and lines"] * (more > 0)]
 
 
 def key_numbers(facts: Facts) -> Iterator[tuple[str, str, str]]:

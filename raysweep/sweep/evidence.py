@@ -12,6 +12,7 @@ import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,8 +23,19 @@ from ..recipe import Objective
 FOLDER = "predictions"
 LABELS = "validation"
 """Name of the file that holds the labels of the validation images."""
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error)
-"""What numpy and zipfile raise of a file that is missing, cut off or changed."""
+UNREADABLE = (
+    OSError,
+    TypeError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    BadZipFile,
+    TokenError,
+    zlib.error,
+)
+"""What numpy and zipfile raise of a file that is missing, cut off or changed; numpy reads Python in its header."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,19 @@ def read_predictions(folder: Path, trial: str) -> ImagePredictions | None:
     """A trial's predictions in a run folder; None where there are none, or none that can be read."""
     try:
         with np.load(folder / FOLDER / f"{trial}.npz", allow_pickle=False) as file:
-            return ImagePredictions(
+            found = ImagePredictions(
                 int(file["epoch"]), file["predicted"], file["true_probability"], str(file["val_key"])
             )
+            return found if _is_sound(found) else None
     except UNREADABLE:
         return None
+
+
+def _is_sound(found: ImagePredictions) -> bool:
+    """Whether these are predictions: classes and probabilities, one of each for an image."""
+    classes, sure = found.predicted, found.true_probability
+    kinds = classes.dtype.kind in "iu" and sure.dtype.kind == "f" and classes.ndim == 1 and classes.shape == sure.shape
+    return bool(kinds and np.all(classes >= 0) and np.all((sure >= 0) & (sure <= 1 + 1e-6)))
 
 
 def write_labels(folder: Path, labels: np.ndarray, classes: int, val_key: str) -> None:
@@ -74,7 +94,9 @@ def read_labels(folder: Path) -> tuple[np.ndarray, int, str] | None:
     """Labels (n,), number of classes and key of the validation images; None where they are not there."""
     try:
         with np.load(folder / FOLDER / f"{LABELS}.npz", allow_pickle=False) as file:
-            return file["labels"], int(file["classes"]), str(file["val_key"])
+            labels, classes = file["labels"], int(file["classes"])
+            sound = labels.dtype.kind in "iu" and labels.ndim == 1 and np.all((labels >= 0) & (labels < classes))
+            return (labels, classes, str(file["val_key"])) if sound else None
     except UNREADABLE:
         return None
 

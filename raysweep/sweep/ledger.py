@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 
 from ..files import write_text
 from ..recipe import yaml_core
+from ..recipe.yaml_core import YamlError
+from . import reading
 from .rows import Configuration, EpochRow, FinalResult, State, TrialRow
 
 Row = dict[str, Any]
@@ -55,6 +57,8 @@ class Run:
     """features.json, if it is there."""
     finals: dict[str, FinalResult]
     """The final fits that were made, by name: final/<name>/result.json."""
+    unread: tuple[str, ...] = ()
+    """What is in the folder and cannot be read, a sentence each, which names the file and the line."""
 
     def final_folder(self, name: str) -> Path:
         """Where the model of a final fit is."""
@@ -195,23 +199,36 @@ def is_finished(run: Run) -> bool:
 
 
 def read(folder: Path) -> Run:
-    """Read a run folder, finished or not, of this edition or of the first.
+    """Read a run folder, finished or not, of this edition or of the first; what cannot be read is left out and said.
 
     Raises:
-        RunFolderError: the folder holds no run.
+        RunFolderError: the folder holds no run, or none of which anything can be read.
     """
     about = folder / RECIPE
     if not about.is_file():
         raise RunFolderError(f"{folder} holds no run (no {RECIPE}); give a run folder such as runs/quickstart-…")
-    features = folder / FEATURES
+    unread: list[str] = []
+    epochs, trials = (reading.rows(folder / name, unread) for name in (EPOCHS, TRIALS))
     return Run(
         folder=folder,
-        about=yaml_core.loads(about.read_text(encoding="utf-8")),
-        epochs=_rows(folder / EPOCHS),
-        trials=_rows(folder / TRIALS),
-        features=json.loads(features.read_text(encoding="utf-8")) if features.is_file() else None,
-        finals=_finals(folder / FINAL),
+        about=_about(about, bool(epochs or trials), unread),
+        epochs=epochs,
+        trials=trials,
+        features=reading.features(folder / FEATURES, unread),
+        finals=_finals(folder, unread),
+        unread=tuple(unread),
     )
+
+
+def _about(path: Path, has_rows: bool, unread: list[str]) -> Row:
+    """recipe.yaml; empty where it cannot be read but there are rows."""
+    try:
+        return reading.about(path, unread)
+    except YamlError as error:
+        if not has_rows:
+            raise RunFolderError(f"{path} cannot be read, and there are no rows of trials: {error}") from None
+        unread.append(f"{path.name} cannot be read: {error}")
+        return {}
 
 
 def epoch_rows(run: Run, trial: str) -> list[EpochRow]:
@@ -221,23 +238,10 @@ def epoch_rows(run: Run, trial: str) -> list[EpochRow]:
     return [EpochRow.model_validate({key: row[key] for key in row if key in known}) for _, row in sorted(rows.items())]
 
 
-def _finals(folder: Path) -> dict[str, FinalResult]:
-    found = sorted([*folder.glob(RESULT), *folder.glob(f"*/{RESULT}")])
-    return {
-        FIRST_EDITION if path.parent == folder else path.parent.name: FinalResult.model_validate_json(
-            path.read_text(encoding="utf-8")
-        )
-        for path in found
-    }
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # the half-written last line of a run that was killed
-    return rows
+def _finals(folder: Path, unread: list[str]) -> dict[str, FinalResult]:
+    finals: dict[str, FinalResult] = {}
+    for path in sorted([*(folder / FINAL).glob(RESULT), *(folder / FINAL).glob(f"*/{RESULT}")]):
+        found = reading.final(path, path.relative_to(folder).as_posix(), unread)
+        if found is not None:
+            finals[FIRST_EDITION if path.parent.name == FINAL else path.parent.name] = found
+    return finals

@@ -160,7 +160,7 @@ def _write_trial(ledger: Ledger, plan: Configuration, state: str, rows: Sequence
         more: dict[str, Any] = {"error": "CUDA <out> of memory"} if state == "failed" else {}
         if state in ("stopped", "dropped"):
             more = {"stop": Stop(epoch=3, against="lr 0.001", behind=0.071, error=0.012)}
-        ledger.trial(plan.trial, state, **more)  # type: ignore[arg-type]
+        ledger.trial(plan.trial, state, epochs_completed=len(rows), **more)  # type: ignore[arg-type]
 
 
 def digits_outcomes(seeds: Sequence[int] = (0, 1), lrs: Sequence[float] = (1e-3, 1e-2)) -> list[Outcome]:

@@ -135,8 +135,8 @@ def test_a_row_tells_why_a_trial_was_not_started(book):
 
 
 def test_features_are_read(book):
-    (book.folder / "features.json").write_text('{"decisions": []}', encoding="utf-8")
-    assert read(book.folder).features == {"decisions": []}
+    (book.folder / "features.json").write_text('{"decisions": [], "made": []}', encoding="utf-8")
+    assert read(book.folder).features == {"decisions": [], "made": []}
 
 
 # ---- final fits ----

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib.image
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ...data.fonts import undrawn_classes
+from ...sweep.reading import Lenient, validated
 from ...sweep.rows import FinalResult
 from .. import wording
 from ..facts import Facts, Section
 from ..figures.style import DPI
+from ..pictures import picture
 
 NOTABLE_IMBALANCE = 3.0
 """Largest to smallest class of the training images from which on it is worth a sentence."""
 LISTED = 20
 """Contradicting pairs that are named."""
+COLUMNS = ["kind", "split_a", "split_b", "name_a", "name_b", "label_a", "label_b"]
+"""What is read of audit.csv, beside same_label."""
+
+
+class _Pairs(Lenient):
+    kind: str
+    split_a: str
+    split_b: str
+    pairs: int
+
+
+class _Images(Lenient):
+    val: int
+    test: int
+
+
+class _Imbalance(Lenient):
+    train: float
+
+
+class _Counts(Lenient):
+    train: dict[str, int]
+
+
+class Audit(Lenient):
+    """What is read of audit.json."""
+
+    images: _Images
+    pairs: tuple[_Pairs, ...]
+    duplicated_test: tuple[int, ...]
+    val_with_copy_in_train: int
+    contradicting_labels: int
+    imbalance: _Imbalance
+    class_counts: _Counts
+    notes: tuple[str, ...] = ()
+    """The first edition has none."""
 
 
 def audit(facts: Facts) -> Section | None:
     """Duplicates within and across the splits, and what they do to test accuracy."""
-    audited = [run for run in facts.runs if (run.folder / "audit.json").is_file()]
-    found = [json.loads((run.folder / "audit.json").read_text(encoding="utf-8")) for run in audited]
+    there = [(run, run.folder / "audit.json") for run in facts.runs]
+    read = [(run, validated(path, Audit, facts.unread)) for run, path in there if path.is_file()]
+    audited, found = [run for run, one in read if one], [one for _, one in read if one]
     if not found:
         return None
     if any(each != found[0] for each in found):  # runs on different images, side by side
@@ -38,23 +74,23 @@ def audit(facts: Facts) -> Section | None:
     return Section(
         "Duplicates",
         " ".join(filter(None, _sentences(found[0], list(run.finals.values())))),
-        _picture(run.folder / "audit_pairs.png"),
+        _picture(run.folder / "audit_pairs.png", facts.unread),
         tuple(_counts(found[0])),
-        _contradicting(run.folder / "audit.csv", found[0]["contradicting_labels"]),
+        _contradicting(run.folder / "audit.csv", found[0].contradicting_labels, facts.unread),
     )
 
 
-def _sentences(found: dict[str, Any], finals: Sequence[FinalResult]) -> tuple[str, ...]:
+def _sentences(found: Audit, finals: Sequence[FinalResult]) -> tuple[str, ...]:
     only = finals[0] if len(finals) == 1 else None
-    undrawn = undrawn_classes(list(found["class_counts"]["train"])) if found["pairs"] else ""
+    undrawn = undrawn_classes(list(found.class_counts.train)) if found.pairs else ""
     return copies(found), accuracies(only), imbalance(found), _legend(found), undrawn, reading(found)
 
 
-def copies(found: dict[str, Any]) -> str:
+def copies(found: Audit) -> str:
     """How many test and validation images are not new to the network."""
-    tests, vals = found["images"]["test"], found["images"]["val"]
-    leaked, known = len(found["duplicated_test"]), found["val_with_copy_in_train"]
-    if not found["pairs"]:
+    tests, vals = found.images.test, found.images.val
+    leaked, known = len(found.duplicated_test), found.val_with_copy_in_train
+    if not found.pairs:
         return "No image was found to be a copy of another, within or across train, val and test."
     if not leaked and not known:
         return "No test image has a copy in train or val, and no validation image has one in train."
@@ -75,11 +111,11 @@ def accuracies(final: FinalResult | None) -> str:
     return f"Test accuracy is {with_them} with them and {wording.percent(without)} without."
 
 
-def imbalance(found: dict[str, Any]) -> str:
+def imbalance(found: Audit) -> str:
     """The class sizes, where they are far from equal."""
-    if found["imbalance"]["train"] < NOTABLE_IMBALANCE:
+    if found.imbalance.train < NOTABLE_IMBALANCE:
         return ""
-    counts = found["class_counts"]["train"]
+    counts = found.class_counts.train
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     return (
         f"The classes are unequal: {most} has {wording.count(counts[most], 'training image')}, {least} has "
@@ -87,13 +123,13 @@ def imbalance(found: dict[str, Any]) -> str:
     )
 
 
-def reading(found: dict[str, Any]) -> str:
+def reading(found: Audit) -> str:
     """How the data was read: what was ignored, scaled or dropped."""
-    return " ".join(f"{note[0].upper()}{note[1:]}." for note in found.get("notes", ()))  # the first edition has none
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes if note)
 
 
-def _legend(found: dict[str, Any]) -> str:
-    if not found["pairs"]:
+def _legend(found: Audit) -> str:
+    if not found.pairs:
         return ""
     return (
         "Exact copies are equal pixel for pixel, mirrored ones after a left-right flip; near ones are the same picture "
@@ -102,38 +138,44 @@ def _legend(found: dict[str, Any]) -> str:
     )
 
 
-def _counts(found: dict[str, Any]) -> list[dict[str, str]]:
+def _counts(found: Audit) -> list[dict[str, str]]:
     return [
         {
-            "kind": pair["kind"],
-            "splits": " – ".join(dict.fromkeys((pair["split_a"], pair["split_b"]))),
-            "pairs": wording.value(pair["pairs"]),
+            "kind": pair.kind,
+            "splits": " – ".join(dict.fromkeys((pair.split_a, pair.split_b))),
+            "pairs": wording.value(pair.pairs),
         }
-        for pair in found["pairs"]
+        for pair in found.pairs
     ]
 
 
-def _contradicting(table: Path, number: int) -> tuple[tuple[str, str], ...]:
+def _contradicting(table: Path, number: int, unread: list[str]) -> tuple[tuple[str, str], ...]:
     """A heading and a line for each pair of equal images whose labels differ."""
     if not number or not table.is_file():
         return ()
-    pairs = pd.read_csv(table, dtype=str, keep_default_na=False)
-    pairs = pairs[pairs["same_label"] == "False"].head(LISTED)
+    try:
+        pairs = pd.read_csv(table, dtype=str, keep_default_na=False)
+        pairs = pairs.loc[pairs["same_label"] == "False", COLUMNS]
+    except (ValueError, KeyError, OSError):  # pandas' parser errors are ValueErrors
+        unread.append(f"{table.name} cannot be read as the table of an audit")
+        return ()
+    if len(pairs) != number:
+        unread.append(f"{table.name} has {len(pairs)} contradicting pairs where audit.json has {number}")
     lines = [
         f"{row['name_a']} ({row['split_a']}) is labelled {row['label_a']}, "
         f"{row['name_b']} ({row['split_b']}) {row['label_b']}: {row['kind']}"
-        for row in pairs.to_dict("records")
+        for row in pairs.head(LISTED).to_dict("records")
     ]
     more = [f"and {number - len(lines):,} more in audit.csv"] if number > len(lines) else []
     noun = "pair of copies has" if number == 1 else "pairs of copies have"
     return ((f"{number:,} {noun} contradicting labels", "\n".join(lines + more)),)
 
 
-def _picture(path: Path) -> Figure | None:
+def _picture(path: Path, unread: list[str]) -> Figure | None:
     """The picture of the worst pairs, pixel for pixel as a figure."""
-    if not path.is_file():
+    pixels = picture(path, path.name, unread) if path.is_file() else None
+    if pixels is None:
         return None
-    pixels = matplotlib.image.imread(path)
     height, width = pixels.shape[:2]
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     figure.figimage(pixels)

@@ -37,7 +37,7 @@ def _text(run: Run, note: dict[str, Any]) -> str:
     made = [one for one in note["made"] if one["images"]]
     spent = sum(one["seconds"] * one["lanes"] for one in made)
     text = "Frozen layers give the same output in every epoch and every trial, so it is computed once and stored. "
-    dtype = run.about["recipe"].get("features", {}).get("dtype", "float32")
+    dtype = ((run.about.get("recipe") or {}).get("features") or {}).get("dtype") or "float32"
     if dtype != "float32":
         text += f"It is stored as {dtype}, which rounds it. "
     text += f"Predicted saving: {wording.duration(max(0.0, predicted))} of one process, if no trial is stopped early. "
