@@ -47,8 +47,8 @@ def notes(answer: Answer, tried: Sequence[Group]) -> Iterator[str]:
         yield "Measured on different images, so not paired."
     if pick["n_seeds"] == 1:
         yield _one_seed(answer)
-    images = 0 if wording.missing(pick.get("val_images")) else int(pick["val_images"])
-    if images * answer.question.tolerance < 100 and objective != "loss":
+    images = _val_images(answer)
+    if images is not None and images * answer.question.tolerance < 100 and objective != "loss":
         yield f"The tolerance of {tolerance(answer)} is less than one image of {images:,}."
     if objective == "macro_f1":
         yield "Macro-F1 is compared by its jackknife pseudo-values; their mean differs a little from macro-F1 itself."
@@ -59,6 +59,8 @@ def next_run(answer: Answer, about: Mapping[str, Any]) -> str:
     """What to run next to decide, with the command where there is one; empty where nothing is left to decide."""
     if answer.verdict.is_decided or len(answer.configurations) == 1:
         return ""
+    if _val_images(answer) is None:
+        return f"No row says how many validation images there were, so no run is advised; {_with_tolerance(answer)}."
     plan = _offered(answer.verdict.plans, answer)
     if plan is None:
         return f"No affordable run decides this; {_with_tolerance(answer)}."
@@ -182,7 +184,7 @@ def _offered(plans: Sequence[Plan], answer: Answer) -> Plan | None:
 
     None if all ask for too many images.
     """
-    have = int(answer.recommended["val_images"])
+    have = _val_images(answer) or 0
     within = [plan for plan in plans if plan.images <= have]
     affordable = [plan for plan in plans if plan.images <= MOST_TIMES_IMAGES * have]
     if within:
@@ -191,7 +193,7 @@ def _offered(plans: Sequence[Plan], answer: Answer) -> Plan | None:
 
 
 def _plan_in_words(plan: Plan, answer: Answer) -> str:
-    have = int(answer.recommended["val_images"])
+    have = _val_images(answer) or 0
     seeds = wording.count(plan.seeds, "seed")
     if plan.images <= have:
         return f"To decide: {seeds} on the same {have:,} validation images."
@@ -202,7 +204,7 @@ def _command(plan: Plan, answer: Answer, about: Mapping[str, Any]) -> str:
     """The next sweep as a command to copy; empty where no change of the recipe gives so many images."""
     words = shlex.split(about.get("command") or "")
     data = (about.get("recipe") or {}).get("data") or {}
-    have = int(answer.recommended["val_images"])
+    have = _val_images(answer) or 0
     if words[:3] != ["python", "-m", "raysweep.grid"]:
         return ""
     change = [f"grid.seed={list(range(plan.seeds))}".replace(" ", "")]
@@ -286,7 +288,14 @@ def _depth(row: Group, answer: Answer) -> str:
 
 
 def _images(answer: Answer) -> str:
-    return f"{int(answer.recommended['val_images']):,} validation images"
+    images = _val_images(answer)
+    return "validation images of unknown number" if images is None else f"{images:,} validation images"
+
+
+def _val_images(answer: Answer) -> int | None:
+    """How many validation images there were; None where no row says it."""
+    images: Any = answer.recommended.get("val_images")
+    return None if wording.missing(images) else int(images)
 
 
 def _name(objective: Objective) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..recipe import Objective
 from ..sweep.ledger import Row, Run
 from ..sweep.rows import Stop, why
 
@@ -61,9 +62,10 @@ def trials_table(run: Run) -> pd.DataFrame:
     highest validation accuracy.
     """
     notes, histories, shares = _notes(run), _histories(run), _prefix_shares(run)
+    objective: Objective = (run.about.get("recipe") or {}).get("objective") or "accuracy"
     names = dict.fromkeys([*notes, *histories])
     rows = [
-        _trial(notes.get(name, {}), histories.get(name, [])) | {"prefix_seconds": shares.get(name, 0.0)}
+        _trial(notes.get(name, {}), histories.get(name, []), objective) | {"prefix_seconds": shares.get(name, 0.0)}
         for name in names
     ]
     extra = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
@@ -103,7 +105,7 @@ def _notes(run: Run) -> dict[str, Row]:
     return notes
 
 
-def _trial(note: Row, history: list[Row]) -> Row:
+def _trial(note: Row, history: list[Row], objective: Objective) -> Row:
     """The row of one trial, from what trials.jsonl notes of it and its rows of epochs.jsonl."""
     last = _counted(history, note.get("keep"))
     axes = note.get("axes") or {}
@@ -117,7 +119,7 @@ def _trial(note: Row, history: list[Row]) -> Row:
     row |= {"state": state, "epochs_completed": done, "stopped_early": state in ("stopped", "dropped")}
     row["depth_label"] = row.get("depth_label") or _label(row.get("depth"))
     row["error"] = note.get("error") if state == "failed" else None
-    row["why_stopped"] = why(Stop.model_validate(note["stop"])) if note.get("stop") else None
+    row["why_stopped"] = why(Stop.model_validate(note["stop"]), objective) if note.get("stop") else None
     row["seconds"] = sum(epoch.get("seconds") or 0.0 for epoch in history) if history else None
     return row | _best(history) | _gap(last)
 

@@ -187,10 +187,13 @@ class FinalResult(Versioned):
     """For bins of confidence that hold test images: mean confidence, accuracy, number of images."""
 
 
-def why(stop: Stop | None) -> str:
-    """Why early stopping ended a trial, in words."""
+def why(stop: Stop | None, objective: Objective = "accuracy") -> str:
+    """Why early stopping ended a trial, in words; what it is behind by is in points, of loss as it is."""
     if stop is None:
         return ""
     if stop.behind is None:
         return f"behind {stop.against}"
-    return f"{100 * stop.behind:.1f} ± {100 * (stop.error or 0):.1f} points behind {stop.against} at epoch {stop.epoch}"
+    behind, error = stop.behind, stop.error or 0
+    if objective == "loss":
+        return f"a loss {behind:.3f} ± {error:.3f} above that of {stop.against} at epoch {stop.epoch}"
+    return f"{100 * behind:.1f} ± {100 * error:.1f} points behind {stop.against} at epoch {stop.epoch}"

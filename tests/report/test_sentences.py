@@ -1,6 +1,7 @@
 """What is said of an answer, word for word, and the command that is advised."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -404,3 +405,16 @@ def test_a_split_that_the_data_has_itself_is_not_made_larger():
 
 def test_no_accuracy_below_nothing_is_expected():
     assert sentences.expected(answer(Depth(1, 0.1), Depth(3, 0.2), optimism=0.6)).startswith("0.0 % ± ")
+
+
+@pytest.mark.parametrize("images", [None, float("nan")])
+def test_rows_that_do_not_say_how_many_images_there_were(images):
+    """As the first ones of the first edition."""
+    found = answer(Depth(3, 92.0, "open", 4.0), Depth(9, 95.0, "open", 1.3), recommended=1)
+    found = replace(found, depths=found.depths.assign(val_images=images))
+    assert "validation images of unknown number and 3 seeds can show" in sentences.headline(found)
+    text = sentences.next_run(found, {"command": COMMAND})
+    assert text.startswith(
+        "No row says how many validation images there were, so no run is advised; with a tolerance of"
+    )
+    assert not [note for note in notes(found) if "less than one image" in note]

@@ -36,6 +36,12 @@ def test_a_dropped_trial_never_started_and_says_why(make_run):
     assert trials["why_stopped"].tolist() == ["7.1 ± 1.2 points behind lr 0.001 at epoch 3"] * 2
 
 
+def test_why_a_trial_was_stopped_is_in_the_terms_of_the_objective(make_run):
+    stopped = planned(1, lr=0.1)
+    run = make_run([(stopped, "stopped", epoch_rows(stopped, 0.5, 3))], recipe={"objective": "loss"})
+    assert trials_table(run)["why_stopped"].tolist() == ["a loss 0.071 ± 0.012 above that of lr 0.001 at epoch 3"]
+
+
 def test_a_trial_out_of_patience_has_finished(make_run):
     """Its last row says so, though epochs are left."""
     *rows, last = epoch_rows(planned(1), 0.8, 4)

@@ -78,3 +78,7 @@ def test_objectives_are_those_that_are_known(objective):
 )
 def test_why_a_trial_was_stopped_in_words(stop, words):
     assert why(stop) == words
+
+
+def test_of_loss_there_are_no_points():
+    assert why(STOP, "loss") == "a loss 0.125 ± 0.013 above that of lr 0.001 at epoch 3"

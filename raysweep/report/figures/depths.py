@@ -90,8 +90,8 @@ def _draw_depths(
         at = places[pick["depth_label"]] + looks[pick["series"]].shift
         axes.plot(at, metric.scale * pick[metric.column], ms=20, zorder=5, **RING)
     lines = {name: look for name, look in looks.items() if name not in lone}
-    hidden = int((~points["drawn"].between(low, high)).sum())
-    return _depth_keys(lines, points, depths, hidden, ringed=answer is not None)
+    inside = points["drawn"].between(low, high)
+    return _depth_keys(lines, points[inside], depths, int((~inside).sum()), ringed=answer is not None)
 
 
 def _draw_series(axes: Axes, trials: pd.DataFrame, depths: pd.DataFrame, places: dict[str, int], look: Look) -> None:
@@ -148,7 +148,7 @@ def _limits(trials: pd.DataFrame, depths: pd.DataFrame) -> tuple[float, float]:
 def _depth_keys(
     lines: dict[str, Look], trials: pd.DataFrame, depths: pd.DataFrame, hidden: int, ringed: bool
 ) -> list[Line2D]:
-    """Keys to what `_draw_depths` drew."""
+    """Keys to what `_draw_depths` drew: these trials, and a mark for each of those that are hidden."""
     dot: Any = {"ls": "", "color": "0.3", "marker": "o", "ms": 5}
     several = (depths["n_seeds"] > 1).any()
     only = f"{'mean' if several else 'one seed'} ± standard error (images and seeds)"

@@ -25,7 +25,7 @@ def test_accuracy_by_depth(digits_run):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "3", "9", "21", "33"]
     assert axes.get_ylabel() == "validation accuracy (%)"
     assert heading(axes) == "Depth 33 is the cheapest that is enough"
-    assert "stopped early at epoch 3, not in the mean" in legend_of(axes.figure)
+    assert "off the axis (10 trials)" in legend_of(axes.figure)
     assert any("small_cnn" in text.get_text() for text in axes.texts)  # the yardstick, named on its line
     (ring,) = rings(axes)
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (4, pytest.approx(96.0))
@@ -86,3 +86,14 @@ def test_overfitting_by_depth(make_run, gaps, title):
     outcomes = [finished(planned(depth), 0.9, gap=gap) for depth, gap in zip((1, 3), gaps, strict=True)]
     facts = page.gather([make_run(outcomes)])
     assert heading(gap_by_depth(facts.trials, facts.depths, facts.answer).axes[0]) == title
+
+
+def test_the_legend_has_keys_to_what_is_drawn(make_run):
+    """Stopped trials far below the axis are not crosses but marks at its edge."""
+    for accuracy, cross, mark in ((0.2, False, True), (0.94, True, False)):
+        stopped = planned(1, lr=0.1)
+        outcomes = [finished(planned(depth), 0.9 + depth / 100) for depth in (1, 3)]
+        run = make_run([*outcomes, (stopped, "stopped", epoch_rows(stopped, accuracy, 5))], name=f"run{accuracy}")
+        found = legend_of(drawn(run))
+        assert ("stopped early at epoch 5, not in the mean" in found) is cross
+        assert ("off the axis (1 trial)" in found) is mark
