@@ -116,7 +116,9 @@ class Ledger:
         if self.resume:
             for name in (EPOCHS, TRIALS):
                 _cut_torn_line(self.folder / name)
-            self._planned = {row["trial"] for row in _rows(self.folder / TRIALS) if row.get("state") == "planned"}
+            self._planned = {
+                row["trial"] for row in reading.rows(self.folder / TRIALS, []) if row["state"] == "planned"
+            }
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -193,7 +195,7 @@ def is_finished(run: Run) -> bool:
     planned = {str(row.get("trial")) for row in run.trials if row.get("state") == "planned"}
     states = {str(row.get("trial")): str(row.get("state")) for row in run.trials if row.get("state") != "planned"}
     ended = bool(planned) and all(states.get(name, "") in ENDED for name in planned)
-    final = run.about.get("recipe", {}).get("final", {}).get("enabled", True)
+    final = ((run.about.get("recipe") or {}).get("final") or {}).get("enabled", True)
     failed = ended and all(states[name] == "failed" for name in planned)
     return ended and (failed or not final or bool(run.finals))
 

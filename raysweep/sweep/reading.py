@@ -57,9 +57,14 @@ class _FeaturesPart(Lenient):
     dtype: str | None = None
 
 
+class _FinalPart(Lenient):
+    enabled: bool | None = None
+
+
 class _RecipePart(Lenient):
     data: _DataPart | None = None
     features: _FeaturesPart | None = None
+    final: _FinalPart | None = None
     objective: Objective | None = None
     tolerance: Annotated[float, Field(ge=0, le=100)] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
@@ -74,6 +79,7 @@ class About(Lenient):
 
     recipe: _RecipePart | None = None
     images: _ImagesPart | None = None
+    versions: dict[str, str] | None = None
     command: str | None = None
 
 

@@ -113,7 +113,7 @@ def _grid(strip: np.ndarray, tile: int, about: Sequence[_Sample], class_names: S
         axes.imshow(strip[:, index * tile : (index + 1) * tile])
         axes.set_axis_off()
         wrong = one.predicted != one.true
-        said, true = (_short(drawn.get(name, name)) for name in (str(one.predicted), str(one.true)))
+        said, true = (_short(drawn.get(name, name)) for name in (one.predicted, one.true))
         label = f"says {said}, {100 * one.probability:.0f} %"
         label += f"\nis {true}" if wrong else "\nright"
         axes.set_title(label, fontsize=10, color="#b3261e" if wrong else "#1b5e20", parse_math=False)
