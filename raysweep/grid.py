@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from functools import partial
@@ -63,34 +63,35 @@ def main(
     NAME is a preset (--list shows them) or a YAML file; the quickstart when left out.
     KEY=VALUE changes a field of it, such as train.epochs=5 or grid.depth=[1,3,all].
     """
+    if as_json and not plan_only:
+        sys.exit(_refuse(RecipeError("--json goes with --plan")))
+    if resume is not None and (plan_only or run_dir is not None):
+        sys.exit(_refuse(RecipeError("--resume goes with neither --plan nor --run-dir: it goes on in its folder")))
+    if list_presets:
+        do = _list
+    elif lost_head is not None:
+        do = partial(_conclude, lost_head)
+    elif resume is not None:
+        do = partial(_resume, resume, words, smoke, address)
+    elif plan_only:
+        do = partial(_show_plan, words, smoke, as_json)
+    else:
+        do = partial(_sweep, words, smoke, run_dir, address)
+    sys.exit(_status_of(do))
+
+
+def _status_of(do: Callable[[], int]) -> int:
+    """The exit status of what is done; a mistake and a file that cannot be used are a sentence."""
     try:
-        if list_presets:
-            _list()
-            return
-        if as_json and not plan_only:
-            raise RecipeError("--json goes with --plan")
-        if lost_head is not None:
-            status = _conclude(lost_head)
-        elif resume is not None:
-            if plan_only or run_dir is not None:
-                raise RecipeError("--resume goes with neither --plan nor --run-dir: it goes on in its folder")
-            status = _resume(resume, words, smoke, address)
-        else:
-            recipe = _recipe(words, smoke)
-            if plan_only:
-                _show_plan(recipe, as_json)
-                return
-            status = _sweep(recipe, run_dir, address)
+        return do()
     except RecipeError as error:
-        status = _refuse(error)
+        return _refuse(error)
     except OSError as error:
-        status = _refuse(
-            RecipeError(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and start again")
-        )
+        where = error.filename or "a file"
+        return _refuse(RecipeError(f"{where}: {error.strerror or error}; mend that and start again"))
     except KeyboardInterrupt:
         click.echo("interrupted before anything was trained", err=True)
-        status = INTERRUPTED
-    sys.exit(status)
+        return INTERRUPTED
 
 
 def _recipe(words: Sequence[str], smoke: bool, default: str | None = None) -> Recipe:
@@ -106,17 +107,19 @@ def _recipe(words: Sequence[str], smoke: bool, default: str | None = None) -> Re
     return shrink(recipe)
 
 
-def _list() -> None:
+def _list() -> int:
     width = max(len(name) for name in preset_names())
     for name in preset_names():
         click.echo(f"{name:{width}}  {load(name).description}")
+    return 0
 
 
-def _show_plan(recipe: Recipe, as_json: bool) -> None:
+def _show_plan(words: Sequence[str], smoke: bool, as_json: bool) -> int:
     from .data import dataset
     from .features.decide import decide
     from .sweep.plan import plan
 
+    recipe = _recipe(words, smoke)
     planned = plan(recipe)
     notes = dataset.shape(recipe.data).notes
     decisions = decide([one.trial for one in planned], recipe.features)
@@ -126,7 +129,7 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
         trials = [{name: row[name] for name in PLAN_FIELDS} for row in dumped]
         features = [decision.model_dump(mode="json") for decision in decisions]
         click.echo(json.dumps({"name": recipe.name, "trials": trials, "features": features, "notes": notes}))
-        return
+        return 0
     header = ("backbone", "depth", "layers", "from", "tensors", "trainable", "of", "trials")
     groups = Counter(
         (one.backbone, one.depth_label, one.layers, one.first_trainable, one.trainable_tensors,
@@ -142,6 +145,7 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
         click.echo(note)
     epochs = sum(one.epochs_planned for one in configurations)
     click.echo(f"{len(planned)} trials, at most {epochs} epochs in all; nothing was trained or fetched")
+    return 0
 
 
 def _show_features(decisions: Sequence[Any]) -> None:
@@ -191,10 +195,11 @@ def _resume(where: str, words: Sequence[str], smoke: bool, address: str | None) 
         return _run(there, copy, address, recorded)
 
 
-def _sweep(recipe: Recipe, run_dir: str | None, address: str | None) -> int:
+def _sweep(words: Sequence[str], smoke: bool, run_dir: str | None, address: str | None) -> int:
     """Run a sweep and its report; returns the exit status."""
     from .engine.storage import LocalCopy, storage_of
 
+    recipe = _recipe(words, smoke)
     storage = storage_of(run_dir or f"runs/{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
     if not storage.is_local:
         storage.check()

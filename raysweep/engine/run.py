@@ -194,7 +194,7 @@ def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | Non
         this_machine().check(recipe)
     else:
         check_address(address)
-    for trial in {(one.trial.backbone, one.trial.model): one.trial for one in planned}.values():
+    for trial in {(one.trial.backbone, one.trial.model, one.trial.data): one.trial for one in planned}.values():
         dataset = task.task_of(trial).dataset
     findings = audit.audit(dataset)
     refuse_overlap(dataset, findings)

@@ -17,7 +17,7 @@ from uuid import uuid4
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from ..recipe import Recipe, Trial
+from ..recipe import Objective, Recipe, Trial
 from ..sweep.history import History, replay
 from ..sweep.ledger import Ledger
 from ..sweep.plan import PlannedTrial
@@ -79,7 +79,7 @@ def run_trials(
     """
     history = history or History()
     rule = early_stopping(jobs.recipe, planned, jobs.rungs)
-    recorder = _Recorder(ledger, display, rule, Storage(jobs.folder), history)
+    recorder = _Recorder(ledger, display, rule, Storage(jobs.folder), history, jobs.recipe.objective)
     names = history.unfinished([one.name for one in in_order(planned)])
     waiting = [name for name in names if name not in recorder.replayed]
     texts = {one.name: jobs.of(one.trial).model_dump_json() for one in planned}
@@ -171,11 +171,19 @@ class _Recorder(ray.tune.Callback):
         rule: early stopping; it is told the rows of the history.
         storage: of the run folder.
         history: what was recorded before.
+        objective: what is raced by.
     """
 
     def __init__(
-        self, ledger: Ledger, display: Display, rule: EarlyStopping | None, storage: Storage, history: History
+        self,
+        ledger: Ledger,
+        display: Display,
+        rule: EarlyStopping | None,
+        storage: Storage,
+        history: History,
+        objective: Objective = "accuracy",
     ) -> None:
+        self.objective = objective
         self.ledger, self.display, self.rule, self.storage = ledger, display, rule, storage
         self.rows = history.recorded()
         """The last row of each trial."""
@@ -263,7 +271,7 @@ class _Recorder(ray.tune.Callback):
     def _end(self, name: str, state: State, **more: Any) -> None:
         epochs = self.rows[name].epoch if name in self.rows else 0
         self._write(name, state, epochs_completed=epochs, **more)
-        self.display.end(name, state, why(more.get("stop")) or more.get("error") or "")
+        self.display.end(name, state, why(more.get("stop"), self.objective) or more.get("error") or "")
         if state != "failed" or more.get("diverged"):  # a failed trial may be tried again from its checkpoint
             with suppress(OSError):
                 self.storage.remove_folder(f"{CHECKPOINTS}/{name}")

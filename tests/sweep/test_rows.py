@@ -11,8 +11,18 @@ from tests.sweep.sample_rows import configuration, epoch_row
 def job(**changed):
     grid = {"backbone": "small_cnn", "depth": [["stage1", "head"]], "head": {"kind": "mlp", "sizes": [8, 4]}}
     (trial,) = Recipe.model_validate({"grid": grid, "train": {"phases": [{"depth": "head", "epochs": 2}, {}]}}).trials()
-    fields = {"name": trial.name, "trial": trial, "workers": 2, "cpus": 1, "gpus": 0.5, "folder": "/run"}
-    return TrialJob(**fields | {"objective": "macro_f1", "features": Features(dtype="bfloat16")} | changed)
+    fields = {
+        "name": trial.name,
+        "trial": trial,
+        "workers": 2,
+        "cpus": 1,
+        "gpus": 0.5,
+        "ray_folder": "ray",
+        "folder": "/run",
+    }
+    return TrialJob(
+        **fields | {"ray_folder": "ray", "objective": "macro_f1", "features": Features(dtype="bfloat16")} | changed
+    )
 
 
 STOP = Stop(epoch=3, against="lr 0.001", behind=0.125, error=0.0125)
