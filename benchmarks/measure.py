@@ -44,11 +44,10 @@ def timed(command: Sequence[str], environment: Mapping[str, str] | None = None, 
     Raises:
         CalledProcessError: the command failed.
     """
-    mark = uuid.uuid4().hex
-    watch = _Watch(mark, memory)
+    watch = Watch(memory)
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, env={**os.environ, **(environment or {}), MARK: mark}, stdout=subprocess.DEVNULL
+        command, env={**os.environ, **(environment or {}), **watch.environment}, stdout=subprocess.DEVNULL
     )
     with watch:
         status = process.wait()
@@ -58,12 +57,19 @@ def timed(command: Sequence[str], environment: Mapping[str, str] | None = None, 
     return Used(wall, watch.cpu_s, watch.peak_bytes / 1e9)
 
 
-class _Watch:
-    """Follows the processes that carry a mark, in a thread."""
+class Watch:
+    """Follows the processes that are started with its mark, in a thread.
 
-    def __init__(self, mark: str, memory: bool) -> None:
-        self.mark, self.memory = mark, memory
+    Args:
+        memory: measure memory too.
+        every_s: how often to look.
+    """
+
+    def __init__(self, memory: bool = False, every_s: float = EVERY_S) -> None:
+        self.mark, self.memory, self.every_s = uuid.uuid4().hex, memory, every_s
         self.peak_bytes = 0
+        self.history: list[tuple[float, float]] = []
+        """Of each look: `time.time()`, and CPU-seconds until then."""
         self._seen: dict[tuple[int, float], float] = {}
         self._ours: dict[int, psutil.Process] = {}
         self._others: set[tuple[int, float]] = set()
@@ -71,10 +77,16 @@ class _Watch:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a process is to be started with to be followed, and with it all that it starts."""
+        return {MARK: self.mark}
+
+    @property
     def cpu_s(self) -> float:
+        """User and system time of all processes until the last look."""
         return sum(self._seen.values())
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
@@ -83,7 +95,7 @@ class _Watch:
         self._thread.join()
 
     def _follow(self) -> None:
-        while not self._over.wait(EVERY_S):
+        while not self._over.wait(self.every_s):
             self._look()
         self._look()
 
@@ -105,3 +117,4 @@ class _Watch:
                 with suppress(KeyError):
                     self._seen[key] += 0  # it ended: what was seen last counts
         self.peak_bytes = max(self.peak_bytes, total)
+        self.history.append((time.time(), self.cpu_s))
