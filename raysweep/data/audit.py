@@ -17,17 +17,52 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .copies import find_pairs
+from .cache import keep, recall
+from .copies import FORMAT, PASSES, find_pairs
 from .dataset import Dataset
-from .findings import COLUMNS, KINDS, Findings, Pair, class_counts
+from .findings import COLUMNS, KINDS, Findings, Image, Pair, class_counts, parts
+from .stages import stage
 
+KEPT = "audits"
+"""Folder of the cache."""
 SHOWN = 12
 """Pairs in the picture."""
 
 
 def audit(dataset: Dataset) -> Findings:
-    """Look for copies within and across the splits, and count the classes."""
-    return Findings(find_pairs(dataset), class_counts(dataset), dataset.notes)
+    """Look for copies within and across the splits, and count the classes.
+
+    The copies that were found are kept for all later sweeps on the same splits of the same images.
+    """
+    key = [FORMAT, dataset.fingerprint]
+    pairs = _pairs(dataset, recall(KEPT, key))
+    if pairs is None:
+        total = sum(len(part) for _, part in parts(dataset))
+        with stage("auditing", "audited", total, PASSES) as advance:
+            pairs = find_pairs(dataset, advance)
+        keep(KEPT, key, [_row(pair) for pair in pairs])
+    return Findings(pairs, class_counts(dataset), dataset.notes)
+
+
+def _row(pair: Pair) -> list[Any]:
+    """What is kept of a pair: names and classes are the data set's."""
+    return [pair.kind, pair.a.split, pair.a.position, pair.b.split, pair.b.position, pair.similarity]
+
+
+def _pairs(dataset: Dataset, kept: Any) -> tuple[Pair, ...] | None:
+    """The pairs that were kept; None where they are none of this data set."""
+    if not isinstance(kept, list):
+        return None
+    images = dict(parts(dataset))
+
+    def image(split: str, position: int) -> Image:
+        label = dataset.class_names[images[split].labels[position]]
+        return Image(split, position, images[split].names[position], label)
+
+    try:
+        return tuple(Pair(kind, image(a, i), image(b, j), float(alike)) for kind, a, i, b, j, alike in kept)
+    except (TypeError, ValueError, LookupError):
+        return None
 
 
 def write(folder: Path, findings: Findings, dataset: Dataset) -> None:

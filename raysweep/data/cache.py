@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from ..files import write_text
 
 
 def cache_folder() -> Path:
@@ -14,3 +20,27 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """Where data sets are fetched to: $RAYSWEEP_DATA, else `data` in the cache folder."""
     return Path(os.environ.get("RAYSWEEP_DATA") or cache_folder() / "data").expanduser().resolve()
+
+
+def recall(kind: str, key: Any) -> Any:
+    """What was kept under a key; None where nothing is, or nothing that can be read.
+
+    Args:
+        kind: folder within the cache.
+        key: everything that determines the value, as plain values.
+    """
+    try:
+        return json.loads(_place(kind, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def keep(kind: str, key: Any, value: Any) -> None:
+    """Keep plain values under a key for all later sweeps; a cache that is full or read-only keeps nothing."""
+    with suppress(OSError):
+        write_text(_place(kind, key), json.dumps(value))
+
+
+def _place(kind: str, key: Any) -> Path:
+    name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return cache_folder() / kind / f"{name}.json"

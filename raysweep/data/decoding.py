@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import track
 
 from ..recipe import RecipeError
 from .cache import cache_folder
 from .decode import Size, ValueRange, decode, is_deep, is_truncated, values_of
+from .stages import stage
 
 AT_ONCE = 32
 """Images that a thread decodes before it takes the next."""
@@ -121,11 +120,11 @@ def _pass(encoded: Encoded, indices: Sequence[int], into: _Arrays, value_range: 
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     chunks = [indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE)]
-    with ThreadPoolExecutor(cores) as threads:
-        found = threads.map(lambda chunk: [_decode_one(encoded, index, into, value_range) for index in chunk], chunks)
-        screen = Console(stderr=True)
-        bar = track(found, "decoding images", len(chunks), console=screen, disable=not screen.is_terminal)
-        outcomes = [one for some in bar for one in some]
+    outcomes: list[_Outcome] = []
+    with stage("decoding", "decoded", len(indices)) as advance, ThreadPoolExecutor(cores) as threads:
+        for some in threads.map(lambda part: [_decode_one(encoded, i, into, value_range) for i in part], chunks):
+            outcomes += some
+            advance(len(some))
     problems = [one.problem for one in outcomes if one.problem]
     if problems:
         more = [f"{encoded.where}: {len(problems) - 5} more images cannot be used"] if len(problems) > 5 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def dataset_of(images, labels=None, splits=None, classes=2):
         splits = np.split(order, [3 * len(images) // 5, 4 * len(images) // 5])
     parts = [np.sort(rows) for rows in splits]
     made = [Split(images, rows, labels[rows], tuple(map(str, rows))) for rows in parts]
-    return Dataset(*made, tuple(f"class{label}" for label in range(classes)), "0" * 32)
+    digest = hashlib.blake2b(np.ascontiguousarray(images).data, digest_size=16)
+    digest.update(str([(rows.tolist(), labels[rows].tolist()) for rows in parts]).encode())
+    return Dataset(*made, tuple(f"class{label}" for label in range(classes)), digest.hexdigest())
 
 
 def textures(count, side=32, seed=0):

@@ -5,9 +5,12 @@ import json
 import warnings
 from dataclasses import replace
 
+import pytest
 from PIL import Image
 
+from raysweep.data import audit as module
 from raysweep.data.audit import audit, worst, write
+from raysweep.data.cache import cache_folder
 from raysweep.data.findings import COLUMNS
 from tests.data.planted_copies import dataset_of, plant, textures
 
@@ -49,11 +52,49 @@ def test_names_that_no_font_has_are_put_into_words(tmp_path, small):
 
 def test_no_picture_of_nothing(tmp_path):
     clean = dataset_of(textures(10))
-    write(tmp_path, audit(clean), clean)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.csv", "audit.json"]
+    folder = tmp_path / "run"
+    write(folder, audit(clean), clean)
+    assert sorted(path.name for path in folder.iterdir()) == ["audit.csv", "audit.json"]
 
 
 def test_the_picture_shows_every_kind():
     images, _ = plant(textures(100), 10)
     shown = worst(audit(dataset_of(images)).pairs, 6)
     assert [pair.kind for pair in shown] == ["exact"] * 2 + ["mirror"] * 2 + ["near"] * 2
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """How often copies were looked for."""
+    calls = []
+    find = module.find_pairs
+    monkeypatch.setattr(module, "find_pairs", lambda *args: calls.append(1) or find(*args))
+    return calls
+
+
+def test_what_was_found_is_kept_for_the_next_sweep(small, found, searches):
+    assert audit(small) == audit(small) == found
+    assert len(searches) == 1
+    named = replace(small, test=replace(small.test, names=("a", "b", "c", "d")))
+    assert audit(named).pairs[0].b.name == "a"
+    assert len(searches) == 1
+
+
+def test_other_images_are_searched_anew(small, searches):
+    audit(small)
+    audit(replace(small, fingerprint="1" * 32))
+    assert len(searches) == 2
+
+
+@pytest.mark.parametrize("kept", ["[[1, 2]]", '[["exact", "train", 99, "test", 0, 1.0]]', "{}", "["])
+def test_findings_that_were_damaged_are_searched_again(kept, small, found, searches):
+    audit(small)
+    (file,) = (cache_folder() / "audits").iterdir()
+    file.write_text(kept)
+    assert audit(small) == found
+    assert len(searches) == 2
+
+
+def test_findings_are_not_kept_in_a_cache_that_cannot_be_written(small, found, monkeypatch):
+    monkeypatch.setenv("RAYSWEEP_CACHE", "/dev/full")
+    assert audit(small) == found

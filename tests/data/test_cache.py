@@ -1,0 +1,30 @@
+"""What is kept can be read again, and what cannot be kept does no harm."""
+
+import pytest
+
+from raysweep.data.cache import cache_folder, keep, recall
+
+
+def test_values_are_kept_by_everything_that_determines_them():
+    keep("things", ["a", 1], {"x": [1, 2]})
+    assert recall("things", ["a", 1]) == {"x": [1, 2]}
+    assert recall("things", ["a", 2]) is None
+    assert recall("others", ["a", 1]) is None
+
+
+def test_a_damaged_file_is_as_none():
+    keep("things", 1, "whole")
+    (file,) = (cache_folder() / "things").iterdir()
+    file.write_text('"who')
+    assert recall("things", 1) is None
+
+
+@pytest.mark.parametrize("where", ["a file in its place", "a full disk"])
+def test_a_cache_that_cannot_be_written_keeps_nothing(where, tmp_path, monkeypatch):
+    if where == "a full disk":
+        monkeypatch.setenv("RAYSWEEP_CACHE", "/dev/full")
+    else:
+        (tmp_path / "cache").write_text("")
+        monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
+    keep("things", 1, "value")
+    assert recall("things", 1) is None
