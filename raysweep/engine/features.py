@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ray import ObjectRefGenerator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..features.compute import Progress
+from ..features.compute import Progress, are_stored
 from ..features.decide import Decision, group_key
 from ..features.stored import FeatureOverflowError
 from ..recipe import Features, Recipe, Trial
@@ -76,7 +76,7 @@ def _pass(phases: Sequence[Trial], recipe: Recipe, machine: Machine, display: Di
     """One pass over the images of phases that share their task, on all nodes at once."""
     started = time.perf_counter()
     texts, settings = [phase.model_dump_json() for phase in phases], recipe.features.model_dump_json()
-    lanes = _lanes_by_node(recipe, machine)
+    lanes, here = _lanes_by_node(recipe, machine), ray.get_runtime_context().get_node_id()
     cpus, gpus = recipe.resources.cpus_per_worker, machine.gpus_per_worker(recipe)
     running = {
         _compute.options(  # type: ignore[attr-defined]
@@ -85,6 +85,7 @@ def _pass(phases: Sequence[Trial], recipe: Recipe, machine: Machine, display: Di
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         ).remote(texts, settings, count, cpus, gpus): node
         for node, count in lanes.items()
+        if not (node == here and are_stored(phases, recipe.features))
     }
     progress = dict.fromkeys(lanes, Progress(0, 0, 0))
     problems = dict.fromkeys(lanes, "")

@@ -66,7 +66,7 @@ def is_cacheable(phase: Trial, cut: Cut) -> bool:
 def store_of(settings: Features) -> Store:
     """The store that the recipe's settings name."""
     budget = None if settings.budget_gb is None else int(settings.budget_gb * 1e9)
-    return Store(None if settings.dir is None else Path(settings.dir), budget)
+    return Store(None if settings.dir is None else Path(settings.dir), budget, settings.verify)
 
 
 def views_of(phase: Trial) -> list[tuple[str, bool]]:
@@ -126,13 +126,7 @@ def make_features(
     """
     if not devices:
         raise ValueError("features need a device to be computed on")
-    specs = {
-        spec: None
-        for phase in phases
-        for view in views_of(phases[0])
-        for spec in specs_of(phase, *view, settings.dtype, own)
-    }
-    with store_of(settings).making(list(specs)) as making:
+    with store_of(settings).making(_specs(phases, settings, own)) as making:
         shards = _shards(making)
         total = sum(shard.end - shard.start for shard in shards)
         nbytes = sum(spec.nbytes for spec in making.files)
@@ -142,6 +136,21 @@ def make_features(
             for count in counts:
                 done += count
                 yield Progress(done, total, nbytes)
+
+
+def are_stored(phases: Sequence[Trial], settings: Features) -> bool:
+    """Whether all features of phases that share their task are there; they are then the last to make way."""
+    return not store_of(settings).missing(_specs(phases, settings, None))
+
+
+def _specs(phases: Sequence[Trial], settings: Features, own: OwnPrefix | None) -> list[Spec]:
+    specs = {
+        spec: None
+        for phase in phases
+        for view in views_of(phases[0])
+        for spec in specs_of(phase, *view, settings.dtype, own)
+    }
+    return list(specs)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Without features every epoch of every trial passes its images through the frozen prefix
 again; with them the images pass once and what crosses the cut is read each time. A late
 cut is small and saves much. A wide early cut can take longer to read than to compute, or
-not fit. Rates are measured on this machine: seconds an image of every node of the network
+not fit. Rates are measured on this machine, once: seconds an image of every node of the network
 (all zeros: arithmetic does not care), and how fast stored rows are read, from
 memory while all features fit there, else from disk.
 """
@@ -11,16 +11,20 @@ memory while all features fit there, else from disk.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
+import torch
 
 from ..data import dataset as datasets
+from ..data.cache import keep, recall
 from ..nets.backbones import outline
 from ..nets.cut import Cut, cut
 from ..nets.layers import select
@@ -30,6 +34,8 @@ from ..recipe import Depth, Features, Frozen, Model, Trial, depth_label
 from .compute import is_cacheable, store_of, views_of
 from .spec import STORED_AS
 
+KEPT = "rates"
+"""Folder of the cache; what is in it is measured anew when it is removed."""
 PROBE_BYTES = 1 << 23
 """Written and read back to measure the disk and the memory."""
 MARGIN_S = 1.0
@@ -229,13 +235,38 @@ def _prefix_seconds(first: Trial, cut: Cut) -> float:
 @lru_cache(maxsize=8)
 def _node_seconds(name: str, model: Model, classes: int, image_size: int) -> dict[str, float]:
     batch = max(2, min(16, TIMED_PIXELS // image_size**2))
-    return seconds_per_node(outline(name, model, classes, image_size).network, image_size, batch)
+    key = [*_this_machine(), torch.__version__, name, model.model_dump(mode="json"), classes, image_size, batch]
+    kept = recall(KEPT, key)
+    if not _are_numbers(kept):
+        kept = seconds_per_node(outline(name, model, classes, image_size).network, image_size, batch)
+        keep(KEPT, key, kept)
+    return dict(kept)
 
 
 @lru_cache(maxsize=2)
 def measured_rates(settings: Features) -> Rates:
+    """The rates of the folder of features, measured once a machine."""
+    key = [*_this_machine(), str(store_of(settings).folder.resolve())]
+    kept = recall(KEPT, key)
+    if not _are_numbers(kept) or set(kept) != {"memory_bytes", "disk_bytes"}:
+        kept = asdict(_measured(store_of(settings).folder))
+        keep(KEPT, key, kept)
+    return Rates(**kept)
+
+
+def _this_machine() -> list[str | int]:
+    """What rates are kept by: a lane with other threads has others."""
+    return [platform.node(), os.cpu_count() or 0, torch.get_num_threads()]
+
+
+def _are_numbers(kept: Any) -> bool:
+    """Whether something that was kept names positive numbers, or zeros."""
+    return isinstance(kept, dict) and bool(kept) and all(isinstance(x, float) and x >= 0 for x in kept.values())
+
+
+def _measured(folder: Path) -> Rates:
     """Write a file where features would be, read it from disk, and gather rows of it from memory."""
-    path = store_of(settings).folder / f"probe.part-{os.getpid()}"
+    path = folder / f"probe.part-{os.getpid()}"
     rows = np.random.default_rng(0).standard_normal((PROBE_BYTES // 4096, 1024), dtype=np.float32)
     try:
         with path.open("wb") as file:

@@ -18,7 +18,6 @@ import fcntl
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,10 +28,9 @@ from filelock import FileLock, Timeout
 
 from ..data.cache import cache_folder
 from ..files import write_text
+from .checksums import Verify, is_as_stated, sums
 from .spec import STORED_AS, Spec, joint_digest
 
-CHUNK = 1 << 24
-"""Bytes read at a time when a file is checked."""
 KEEP_FREE = 1 << 30
 """Bytes of the disk that features never take."""
 
@@ -40,15 +38,16 @@ KEEP_FREE = 1 << 30
 class Store:
     """A folder of features with a size budget."""
 
-    def __init__(self, folder: Path | None = None, budget_bytes: int | None = None) -> None:
-        """`folder` is the user's cache when None; `budget_bytes` half of what the disk has free."""
+    def __init__(self, folder: Path | None = None, budget_bytes: int | None = None, verify: Verify = "sampled") -> None:
+        """`folder` is the user's cache when None; `budget_bytes` half of what the disk has free; `verify` says
+        how much is read of a file that is there before it is used."""
         self.folder = folder or cache_folder() / "features"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.budget_bytes = budget_bytes
+        self.budget_bytes, self.verify = budget_bytes, verify
         self._opened: list[IO[bytes]] = []
 
     def missing(self, specs: Sequence[Spec]) -> list[Spec]:
-        """Those of the specs that are not stored whole; a damaged file is removed. Reads every file."""
+        """Those of the specs that are not stored whole; a damaged file is removed."""
         wanted = {spec.digest: spec for spec in specs}
         return [spec for digest, spec in wanted.items() if not self._is_sound(digest, spec)]
 
@@ -114,9 +113,9 @@ class Store:
     def _is_sound(self, digest: str, spec: Spec) -> bool:
         path, about = self._paths(digest)
         try:
-            stated = json.loads(about.read_text(encoding="utf-8"))["crc32"]
+            stated = json.loads(about.read_text(encoding="utf-8"))
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if array.shape == spec.stored_shape and _crc32(path) == stated:
+            if array.shape == spec.stored_shape and is_as_stated(path, stated, self.verify):
                 os.utime(about)  # about to be used: the last to make way
                 return True
         except (OSError, ValueError, EOFError, KeyError):
@@ -128,7 +127,7 @@ class Store:
     def _finish(self, making: Making) -> None:
         for spec, part in making.files.items():
             path, about = self._paths(spec.digest)
-            write_text(about, json.dumps({"crc32": _crc32(part), **spec.facts()}, indent=1))
+            write_text(about, json.dumps(sums(part) | spec.facts(), indent=1))
             part.replace(path)
         making.end()
 
@@ -271,11 +270,3 @@ def _reserve(part: Path, spec: Spec) -> None:
     if hasattr(os, "posix_fallocate"):
         with part.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-
-
-def _crc32(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc

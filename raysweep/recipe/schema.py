@@ -257,6 +257,8 @@ class Features(Frozen):
     """Folder of the features, on a cluster a shared one; each node's own cache when null."""
     budget_gb: Annotated[float, Field(strict=True, gt=0, le=1e9)] | None = None
     """Size that all features together may take; half of what the disk has free when null."""
+    verify: Literal["sampled", "full"] = "sampled"
+    """How much of stored features is read before they are used again: their size and evenly spaced blocks, or all."""
 
 
 class Final(Frozen):

@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from raysweep.features import compute
-from raysweep.features.compute import Progress, is_cacheable, make_features, specs_of, store_of, stored_split, views_of
+from raysweep.features.compute import (
+    Progress,
+    are_stored,
+    is_cacheable,
+    make_features,
+    specs_of,
+    store_of,
+    stored_split,
+    views_of,
+)
 from raysweep.nets.task import cut_of
 from raysweep.recipe import Features
 from tests.features.processes import Processes
@@ -281,3 +290,13 @@ def test_the_next_process_does_what_a_killed_one_left(settings, expected, comput
 def test_fresh_interpreters_share_the_shards(settings, expected):
     """As on two machines that share a folder."""
     assert_shared(Processes("spawn"), settings, expected)
+
+
+def test_features_that_are_there_are_known_without_a_pass(settings):
+    trials = trials_of(depth=[1, 3], augment=["hflip"])
+    make(trials[:1], settings)
+    assert are_stored(trials[:1], settings)
+    assert not are_stored(trials, settings)
+    make(trials, settings)
+    assert are_stored(trials, settings)
+    assert not are_stored(trials, settings.model_copy(update={"dtype": "float16"}))

@@ -238,12 +238,47 @@ def test_keys():
 # ---- measuring ----
 
 
+@pytest.fixture
+def forget():
+    """Makes this process forget its rates, as it does itself before and after the test."""
+
+    def clear():
+        module.measured_rates.cache_clear()
+        module._node_seconds.cache_clear()
+
+    clear()
+    yield clear
+    clear()
+
+
 def test_measured_rates(tmp_path):
     """A real probe: between a floppy disk and a thousand memory channels, and it leaves nothing."""
     rates = measured_rates(Features(dir=str(tmp_path)))
     assert 1e5 < rates.disk_bytes < 1e13
     assert 1e7 < rates.memory_bytes < 1e13
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rates_are_measured_once_a_machine(tmp_path, monkeypatch, forget):
+    monkeypatch.setattr(module, "_measured", lambda folder: Rates(2.0, 1.0))
+    monkeypatch.setattr(module, "seconds_per_node", lambda *_: {"conv1": 0.5})
+    settings = Features(dir=str(tmp_path))
+    model = Recipe().model.model_copy(update={"weights": "none"})
+    for again in range(2):
+        forget()
+        assert module.measured_rates(settings) == Rates(2.0, 1.0)
+        assert module._node_seconds("small_cnn", model, 10, 32) == {"conv1": 0.5}
+        if not again:
+            monkeypatch.setattr(module, "_measured", lambda folder: pytest.fail("measured again"))
+            monkeypatch.setattr(module, "seconds_per_node", lambda *_: pytest.fail("measured again"))
+
+
+@pytest.mark.parametrize("kept", [None, [], {}, {"memory_bytes": "many", "disk_bytes": 1.0}, {"memory_bytes": 1.0}])
+@pytest.mark.usefixtures("forget")
+def test_rates_that_are_none_are_measured(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "recall", lambda *_: kept)
+    monkeypatch.setattr(module, "_measured", lambda folder: Rates(2.0, 1.0))
+    assert module.measured_rates(Features(dir=str(tmp_path))) == Rates(2.0, 1.0)
 
 
 def test_measured_decisions(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raysweep.features import checksums
 from raysweep.features import store as module
 from raysweep.features.spec import Spec
 from raysweep.features.store import Store
@@ -154,10 +155,21 @@ def test_checksum_is_of_the_whole_file(store):
 
 
 def test_checksum_in_pieces(store, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 100)
+    monkeypatch.setattr(checksums, "CHUNK", 100)
     make(store, SPEC)
-    monkeypatch.setattr(module, "CHUNK", 1 << 20)
+    monkeypatch.setattr(checksums, "CHUNK", 1 << 20)
+    assert Store(store.folder, verify="full").missing([SPEC]) == []
+
+
+def test_features_without_sampled_sums_are_read_whole(store, monkeypatch):
+    """Those of earlier versions."""
+    make(store, SPEC)
+    about = store.folder / f"{SPEC.digest}.json"
+    about.write_text(about.read_text().replace("crc32_sampled", "other"))
+    monkeypatch.setattr(checksums, "BLOCK", 4)
     assert store.missing([SPEC]) == []
+    flip_bit(about.with_suffix(".npy"))
+    assert store.missing([SPEC]) == [SPEC]
 
 
 # ---- eviction ----
