@@ -120,9 +120,8 @@ def gather(runs: Sequence[Run], tolerance: float | None = None, confidence: floa
     """The tables over one run or several, in which `run` tells them apart."""
     runs = [_sound(run) for run in runs]
     named = list(zip(names_of(runs), runs, strict=True))
-    of_trials = [tables.trials_table(run).assign(run=name) for name, run in named]
-    table = groups.with_series(pd.concat(of_trials, ignore_index=True))
-    epochs = pd.concat([tables.epochs_table(run).assign(run=name) for name, run in named], ignore_index=True)
+    table = groups.with_series(_joined([tables.trials_table(run).assign(run=name) for name, run in named]))
+    epochs = _joined([tables.epochs_table(run).assign(run=name) for name, run in named])
     found = answer_of(table, runs, question_of(runs[0], tolerance, confidence))
     unread = [said for run in runs for said in run.unread] + list(found.unread if found else ())
     return Facts(tuple(runs), table, epochs, found, _same_data(runs), unread)
@@ -145,6 +144,10 @@ def _sound(run: Run) -> Run:
             said.append(f"epochs.jsonl has {there} of trial {trial}, which is therefore not compared")
             trials.append({"trial": trial, "state": "interrupted"})
     return replace(run, epochs=epochs, trials=trials, unread=(*run.unread, *said)) if said else run
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
 
 
 def headline(facts: Facts) -> str:
@@ -240,8 +243,7 @@ def summary(facts: Facts, shown: Sequence[Section]) -> str:
 def _write(facts: Facts, out: Path, table: Path) -> Path:
     """Write page, figures, summary and table; returns index.html."""
     out.mkdir(parents=True, exist_ok=True)
-    shown = [section for make in SECTIONS if (section := make(facts)) is not None]
-    images = {section.file: png(section.figure) for section in shown if section.figure}
+    shown, images = _drawn(facts)
     for name, image in images.items():
         write_bytes(out / "figures" / name, image)
     environment = jinja2.Environment(
@@ -260,6 +262,17 @@ def _write(facts: Facts, out: Path, table: Path) -> Path:
     write_text(out / "summary.md", summary(facts, shown))
     write_text(out / "index.html", page)
     return out / "index.html"
+
+
+def _drawn(facts: Facts) -> tuple[list[Section], dict[str, bytes]]:
+    """The sections, and the files of their figures by name; a figure that is a file is emptied, as it may be large."""
+    shown, images = [], {}
+    for section in filter(None, (make(facts) for make in SECTIONS)):
+        shown.append(section)
+        if section.figure:
+            images[section.file] = png(section.figure)
+            section.figure.clear()
+    return shown, images
 
 
 def _title(facts: Facts) -> str:

@@ -48,7 +48,8 @@ def epochs_table(run: Run) -> pd.DataFrame:
     """
     trials = trials_table(run)
     rows = [row for history in _histories(run).values() for row in history]
-    scores = pd.DataFrame(rows, columns=["trial", *BY_EPOCH, *SCORES, "seconds"])
+    columns = ("trial", *BY_EPOCH, *SCORES, "seconds")
+    scores = pd.DataFrame({column: pd.Series([row.get(column, math.nan) for row in rows]) for column in columns})
     labels = trials.drop(columns=[*OUTCOME, "depth"])
     return labels.merge(scores, on="trial", how="inner")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Run:
     about: Row
     """recipe.yaml: keys `recipe`, `versions`, `host`, `command`, `started`."""
     epochs: list[Row]
-    """Rows of epochs.jsonl, in order of arrival."""
+    """Rows of epochs.jsonl, in order of arrival, without the columns that repeat the trial's planned row."""
     trials: list[Row]
     """Rows of trials.jsonl, in order of arrival."""
     features: Row | None
@@ -210,7 +211,9 @@ def read(folder: Path) -> Run:
     if not about.is_file():
         raise RunFolderError(f"{folder} holds no run (no {RECIPE}); give a run folder such as runs/quickstart-…")
     unread: list[str] = []
-    epochs, trials = (reading.rows(folder / name, unread) for name in (EPOCHS, TRIALS))
+    trials = reading.rows(folder / TRIALS, unread)
+    planned = {row["trial"]: row for row in trials if row["state"] == "planned"}
+    epochs = reading.rows(folder / EPOCHS, unread, lambda row: _own(row, planned.get(row["trial"], {})))
     return Run(
         folder=folder,
         about=_about(about, bool(epochs or trials), unread),
@@ -247,3 +250,13 @@ def _finals(folder: Path, unread: list[str]) -> dict[str, FinalResult]:
         if found is not None:
             finals[FIRST_EDITION if path.parent.name == FINAL else path.parent.name] = found
     return finals
+
+
+def _own(row: Row, planned: Row) -> Row:
+    """What an epoch's row does not repeat of its trial's, with equal texts held once: all rows are in memory."""
+    own = EpochRow.model_fields.keys()
+    return {
+        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+        for key, value in row.items()
+        if key in own or key not in planned or planned[key] != value
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -156,27 +156,30 @@ def final(path: Path, name: str, unread: Unread) -> FinalResult | None:
     return found
 
 
-def rows(path: Path, unread: Unread) -> list[Row]:
+def rows(path: Path, unread: Unread, own: Callable[[Row], Row] = lambda row: row) -> list[Row]:
     """The lines of epochs.jsonl or trials.jsonl, without those and without the fields that are not as they should be.
 
     A last line without its end is what a sweep leaves that is killed while it writes: it is left out without a word.
+
+    Args:
+        path: the file.
+        unread: what cannot be read is added to it.
+        own: what is kept of a row.
     """
     if not path.is_file():
         return []
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        unread.append(f"{path.name} cannot be read: {error.strerror}")
-        return []
     model, needed = LINES[path.name]
     found, wrong = [], dict[int, str]()
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        is_torn = number == content.count(b"\n") + 1
-        row, why = _row(line, model, needed)
-        if row is not None:
-            found.append(row)
-        if why and not (is_torn and row is None):
-            wrong[number] = why
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                row, why = _row(line, model, needed)
+                if row is not None:
+                    found.append(own(row))
+                if why and not (row is None and not line.endswith(b"\n")):
+                    wrong[number] = why
+    except OSError as error:
+        unread.append(f"{path.name} cannot be read: {error.strerror}")
     named = [f"{path.name}, line {number}: {why}" for number, why in wrong.items()]
     unread.extend(named[:MOST_LINES])
     if more := len(named) - MOST_LINES:
@@ -240,7 +243,11 @@ def _row(line: bytes, model: type[BaseModel], needed: Sequence[str]) -> tuple[Ro
         return None, "is no JSON"
     if not isinstance(row, dict):
         return None, "is no row"
-    wrong = dict.fromkeys(str(place[0]) for place in _wrong_places(model, row))
+    try:
+        model.model_validate_json(line)
+        wrong = dict[str, None]()
+    except ValidationError:
+        wrong = dict.fromkeys(str(place[0]) for place in _wrong_places(model, row))
     row = {key: value for key, value in row.items() if key not in wrong}
     if missing := [key for key in needed if row.get(key) is None]:
         return None, f"has no {' and no '.join(missing)}"

@@ -253,10 +253,11 @@ def forget():
 
 def test_measured_rates(tmp_path):
     """A real probe: between a floppy disk and a thousand memory channels, and it leaves nothing."""
-    rates = measured_rates(Features(dir=str(tmp_path)))
+    folder = tmp_path / "features"
+    rates = measured_rates(Features(dir=str(folder)))
     assert 1e5 < rates.disk_bytes < 1e13
     assert 1e7 < rates.memory_bytes < 1e13
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_rates_are_measured_once_a_machine(tmp_path, monkeypatch, forget):

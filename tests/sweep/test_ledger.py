@@ -74,7 +74,7 @@ def test_rows_of_epochs_repeat_what_was_planned(book):
     one = configuration(axes={"optimizer": "sgd", "patience": None})
     book.plan([one])
     book.epoch(epoch_row())
-    (planned,), (row,) = (read(book.folder).trials, read(book.folder).epochs)
+    (planned,), row = read(book.folder).trials, json.loads((book.folder / "epochs.jsonl").read_text())
     columns = one.model_dump(mode="json")
     assert columns.items() <= planned.items()
     assert (planned["optimizer"], planned["patience"]) == (row["optimizer"], row["patience"]) == ("sgd", None)
@@ -83,6 +83,21 @@ def test_rows_of_epochs_repeat_what_was_planned(book):
         key: columns[key] for key in columns.keys() & row.keys()
     }
     assert row["schema_version"] == planned["schema_version"] == 2
+
+
+def test_what_is_read_of_epochs_does_not_repeat_what_was_planned(book):
+    """Unless it differs, as of a trial that is in no plan."""
+    book.plan([configuration(axes={"optimizer": "sgd", "patience": None})])
+    book.epoch(epoch_row())
+    (row,) = read(book.folder).epochs
+    assert row == epoch_row().model_dump(mode="json", exclude_none=True, exclude={"val_by_step", "shared", "over"}) | {
+        "time": row["time"]
+    }
+    file = book.folder / "epochs.jsonl"
+    file.write_text(file.read_text().replace('"optimizer": "sgd"', '"optimizer": "adam"'))
+    assert read(book.folder).epochs[0] == row | {"optimizer": "adam"}
+    (book.folder / "trials.jsonl").unlink()
+    assert read(book.folder).epochs[0]["backbone"] == configuration().backbone
 
 
 def test_a_row_says_when_the_driver_had_it(book):
