@@ -46,7 +46,7 @@ class Preparation:
         Returns:
             (batch, 3, image_size, image_size) float32, channels last.
         """
-        if not len(images):
+        if images.shape[0] == 0:
             return torch.empty(0, 3, self.image_size, self.image_size, device=images.device)
         scaled = images.to(torch.float32).div_(255.0).contiguous(memory_format=torch.channels_last)
         size = (self.image_size, self.image_size)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from ..recipe import Head, RecipeError
+
+
+def output_names(class_names: Sequence[str], outputs: int) -> tuple[str, ...]:
+    """A name for each output of a network: the classes, then numbers, as a kept classifier has more outputs."""
+    return (*class_names, *(f"output {number}" for number in range(len(class_names), outputs)))
 
 
 def reset_head(module: nn.Module, head: tuple[str, ...], seed: int) -> None:

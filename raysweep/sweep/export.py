@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.preparation import Preparation
 from ..files import write_text
 from ..nets import backbones
+from ..nets.heads import output_names
 from ..recipe import Statistics, Trial
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
@@ -34,14 +36,36 @@ class Classifier:
     class_names: tuple[str, ...]
     preparation: Preparation
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[str | Path | Image.Image]) -> list[tuple[str, float]]:
-        """The likeliest class and its probability, for each image file or PIL image."""
-        opened = [x if isinstance(x, Image.Image) else Image.open(x) for x in images]
-        pixels = torch.stack([torch.from_numpy(self.preparation.decode(image)) for image in opened])
-        scores = self.network(self.preparation(pixels))[:, : len(self.class_names)]  # a kept classifier has more
-        best = scores.softmax(1).max(1)
-        return [(self.class_names[int(index)], float(value)) for value, index in zip(*best, strict=True)]
+        """The likeliest class and its probability, for each image file or PIL image.
+
+        It answers as the test predictions do: a kept classifier has more outputs than the data has
+        classes, and may say one of these (`output 700`).
+        """
+        pixels = torch.stack([torch.from_numpy(self.decode(image)) for image in images])
+        return [best for (best,) in self.likeliest(pixels, 1)]
+
+    def decode(self, image: str | Path | Image.Image) -> np.ndarray:
+        """An image file or PIL image as the data set would store it: (3, height, width) uint8."""
+        if isinstance(image, Image.Image):
+            return self.preparation.decode(image)
+        with Image.open(image) as opened:
+            return self.preparation.decode(opened)
+
+    @torch.no_grad()
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """(batch, outputs) for stored images, (batch, 3, height, width) uint8."""
+        return self.network(self.preparation(pixels)).softmax(1)
+
+    def likeliest(self, pixels: Tensor, most: int) -> list[list[tuple[str, float]]]:
+        """The likeliest classes of each stored image with their probabilities, the likeliest first."""
+        found = self.probabilities(pixels)
+        names = output_names(self.class_names, found.shape[1])
+        best = found.topk(min(most, found.shape[1]), dim=1)
+        return [
+            [(names[index], value) for value, index in zip(values, indices, strict=True)]
+            for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
 
 
 def save(folder: Path, network: nn.Module, trial: Trial, class_names: Sequence[str], preparation: Preparation) -> None:

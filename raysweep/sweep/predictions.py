@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..data.dataset import Dataset
 from ..files import write_text
+from ..nets.heads import output_names
 
 MOST_EACH = 12
 """Sample images that were classified right, and wrong."""
@@ -30,8 +31,7 @@ def write(folder: Path, dataset: Dataset, predicted: np.ndarray, probabilities: 
         probabilities: (n,) probability that the model gave it.
     """
     test = dataset.test
-    # a kept classifier may say a class that the data set has not
-    names = [*dataset.class_names, *(f"output {n}" for n in range(len(dataset.class_names), int(predicted.max()) + 1))]
+    names = output_names(dataset.class_names, int(predicted.max()) + 1)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["image", "true", "predicted", "probability"])

@@ -1,0 +1,214 @@
+"""The final model as one graph, for ONNX runtimes and for PyTorch without this package.
+
+In: images as they were decoded, (batch, 3, height, width) uint8 RGB of any one size. Out: the
+probability of every class. Cropping, resizing, normalisation and softmax are in the graph, and
+the class names are with it.
+
+An image that has the size at which the data set stores its images is answered as by the model.
+Another is brought to that size as Pillow does it (`ImageOps.fit`, bicubic, antialiased, rounded to
+whole levels after each direction), written as a product with one matrix for each direction: no
+runtime has an operator that is Pillow's. Width goes first, as in Pillow up to 12; later ones take
+height first where that is less work, which differs by a rounding. JPEG files of more than twice
+that size differ by a little more, as raysweep has the JPEG decoder shrink them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..data.preparation import Preparation
+from ..files import write_bytes
+from ..nets.heads import output_names
+from ..recipe import RecipeError
+from .export import Classifier
+
+ONNX, TORCH = "model.onnx", "model.pt2"
+CLASS_NAMES = "class_names.json"
+"""Name of the list of class names within `model.pt2`; that within `model.onnx` is `class_names`."""
+ONE_FILE = 2**31 - 2**20
+"""Bytes of tensors above which ONNX wants them in a file of their own."""
+TRIED_SIZES = ((2.6, 1.7), (0.6, 1.3))
+"""Height and width of the images that a graph's resizing is checked on, in stored sizes."""
+TRIED_LEVELS = (16, 240)
+"""Of these images: Pillow's two orders clip what lies beyond differently."""
+
+HALF = 0.5 + 1e-4
+"""What is added before rounding down: halves go up, as Pillow's do, though a runtime adds up a little less."""
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""(batch, 3, height, width) uint8 → (batch, outputs) probabilities."""
+
+
+class Portable(nn.Module):
+    """Everything from a decoded image to the probabilities of the classes."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.network, self.preparation = model.network, model.preparation
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 → (batch, outputs) float32."""
+        return self.network(self.preparation(fitted(images, self.preparation))).softmax(1)
+
+
+def fitted(images: Tensor, preparation: Preparation) -> Tensor:
+    """The largest centred part of the stored shape, resized to it: (batch, 3, *stored) float32 of whole levels."""
+    height, width = preparation.stored
+    rows, columns = _middles(images.shape[2]), _middles(images.shape[3])
+    all_rows, all_columns = rows[-1] + 0.5, columns[-1] + 0.5
+    taken_rows = torch.minimum(all_rows, all_columns * (height / width))
+    taken_columns = torch.minimum(all_columns, all_rows * (width / height))
+    narrowed = _levels(images.float() @ _resampling(columns, all_columns, taken_columns, width).T)
+    return _levels(_resampling(rows, all_rows, taken_rows, height) @ narrowed)
+
+
+def _middles(length: int) -> Tensor:
+    """Where the pixels of a line are: 0.5, 1.5 and so on."""
+    return torch.arange(length, dtype=torch.float64) + 0.5
+
+
+def _levels(values: Tensor) -> Tensor:
+    return (values + HALF).floor().clamp(0, 255)
+
+
+def _resampling(middles: Tensor, length: Tensor, taken: Tensor, size: int) -> Tensor:
+    """What each of `size` pixels takes of a line's pixels, of whose `length` the middle `taken` is resized.
+
+    Returns:
+        (size, length) float32; rows add up to 1.
+    """
+    scale = taken / size
+    centres = (length - taken) / 2 + _middles(size) * scale
+    weights = _cubic((middles - centres[:, None]) / scale.clamp(min=1))
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic kernel with a = -0.5, as Pillow's BICUBIC."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * -0.5
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+@torch.no_grad()
+def exported(model: Classifier) -> ExportedProgram:
+    """The graph; batch, height and width may change from call to call."""
+    portable = Portable(model).eval()
+    example = torch.zeros(2, 3, model.preparation.stored[0] + 2, model.preparation.stored[1] + 3, dtype=torch.uint8)
+    portable(example)  # constants are made, and kept, outside the tracing
+    sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
+    with _quiet():
+        return torch.export.export(portable, (example,), dynamic_shapes={"images": sizes})
+
+
+def outputs(model: Classifier, program: ExportedProgram) -> tuple[str, ...]:
+    """A name for each output of the graph."""
+    (node,) = (node for node in program.graph.nodes if node.op == "output")
+    return output_names(model.class_names, node.args[0][0].meta["val"].shape[1])
+
+
+def write_torch(file: Path, program: ExportedProgram, names: tuple[str, ...]) -> Run:
+    """Write the graph for `torch.export.load`; returns what runs it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, file, extra_files={CLASS_NAMES: json.dumps(names, ensure_ascii=False)})
+    module = program.module()
+    return lambda images: module(torch.from_numpy(images)).detach().numpy()
+
+
+def check_onnx() -> None:
+    """Raise RecipeError if a package is missing that `write_onnx` needs."""
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise RecipeError(f"--onnx needs the package {package}: pip install onnx onnxscript onnxruntime")
+
+
+def write_onnx(file: Path, program: ExportedProgram, names: tuple[str, ...]) -> Run | None:
+    """Write the graph as ONNX, with a second output `class`, the name of the likeliest class.
+
+    Returns:
+        What runs the file; None where ONNX Runtime is not installed.
+    """
+    import onnx
+
+    with _quiet():
+        made = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, output_names=["probability"])
+    assert made is not None
+    proto = made.model_proto
+    _say_class(proto, names)
+    if proto.ByteSize() > ONE_FILE:
+        onnx.save(proto, str(file), save_as_external_data=True, location=f"{file.name}.data")
+    else:
+        write_bytes(file, proto.SerializeToString())
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["probability"], {"images": images})[0]
+
+
+def _say_class(proto: Any, names: tuple[str, ...]) -> None:
+    """Add the names of the classes to an ONNX model, and the output that says one."""
+    from onnx import TensorProto, helper
+
+    graph = proto.graph
+    texts = [name.encode() for name in names]
+    graph.initializer.append(helper.make_tensor("class_names", TensorProto.STRING, [len(texts)], texts))  # type: ignore[arg-type]
+    graph.node.append(helper.make_node("ArgMax", ["probability"], ["likeliest"], axis=1, keepdims=0))
+    graph.node.append(helper.make_node("Gather", ["class_names", "likeliest"], ["class"], axis=0))
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    graph.output.append(helper.make_tensor_value_info("class", TensorProto.STRING, [batch]))
+    helper.set_model_props(proto, {"class_names": json.dumps(names, ensure_ascii=False)})
+
+
+def deviation(model: Classifier, run: Run) -> tuple[float, float]:
+    """The largest difference in a probability between the graph and the model.
+
+    Returns:
+        For images of the size that the data set stores (noise); for images of other sizes (blurred noise).
+    """
+    height, width = model.preparation.stored
+    random = np.random.RandomState(0)
+    stored = random.randint(0, 256, (3, height, width, 3)).astype(np.uint8)
+    others = []
+    for tall, wide in TRIED_SIZES:
+        coarse = random.randint(*TRIED_LEVELS, (3, 5, 5, 3)).astype(np.uint8)
+        size = max(1, int(width * wide)), max(1, int(height * tall))
+        blurred = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in coarse]
+        others.append(np.stack([np.asarray(image) for image in blurred]))
+    return _difference(model, run, stored), max(_difference(model, run, images) for images in others)
+
+
+def _difference(model: Classifier, run: Run, images: np.ndarray) -> float:
+    """The largest difference in a probability on images, (batch, height, width, 3) uint8."""
+    decoded = np.stack([model.decode(Image.fromarray(image)) for image in images])
+    expected = model.probabilities(torch.from_numpy(decoded)).numpy()
+    return float(np.abs(run(np.ascontiguousarray(images.transpose(0, 3, 1, 2))) - expected).max())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say of themselves."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
