@@ -66,6 +66,21 @@ class Trial(Frozen):
     model: Model
     train: Train
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> Trial:
+        for one in self.phases():
+            train = one.train
+            if train.warmup_epochs > train.epochs:
+                raise ValueError(
+                    f"train.warmup_epochs={train.warmup_epochs:g} is more than the {train.epochs} epochs that are "
+                    f"trained; choose at most {train.epochs}"
+                )
+            if train.nesterov and train.optimizer == "sgd" and not train.momentum:
+                raise ValueError(
+                    "train.nesterov=true needs a momentum and train.momentum=0; choose one above 0, such as 0.9"
+                )
+        return self
+
     @property
     def name(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the configuration."""

@@ -40,6 +40,12 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+Optimizer = Literal["adam", "adamw", "sgd", "nadam", "radam", "rmsprop", "lion", "lamb", "adan"]
+"""lion, lamb and adan are timm's, the others PyTorch's."""
+Decay = Annotated[float, Field(strict=True, gt=0, le=1)]
+NonNegative = Annotated[float, Field(strict=True, ge=0)]
+
+
 class Data(Frozen):
     """The images and how they are split."""
 
@@ -141,10 +147,12 @@ class Phase(Frozen):
     depth: Depth | None = None
     epochs: Count | None = None
     lr: Positive | None = None
-    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    optimizer: Optimizer | None = None
     schedule: Literal["constant", "cosine", "step"] | None = None
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] | None = None
+    weight_decay: NonNegative | None = None
     batch_size: Count | None = None
+    warmup_epochs: NonNegative | None = None
+    layer_decay: Decay | None = None
 
 
 class Train(Frozen):
@@ -153,17 +161,32 @@ class Train(Frozen):
     epochs: Count = 10
     batch_size: Count = 64
     """Images in an optimizer step, over all workers together."""
+    accumulate_steps: Count = 1
+    """Into how many parts a batch is divided, one after the other; their gradients are summed, so that the step is
+    the whole batch's and takes less memory. Batch norm in training mode sees each part by itself."""
     eval_batch_size: Count | None = None
     """Images in a forward pass of evaluation; the training batch size, at least 128, when null."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    optimizer: Optimizer = "adam"
+    weight_decay: NonNegative = 0.0
+    decay_norms: bool = True
+    """Whether weight decay applies to norms and biases too: to tensors of at most one axis."""
     momentum: Share = 0.9
     """Of sgd alone."""
+    nesterov: bool = False
+    """Nesterov's momentum; of sgd alone."""
+    layer_decay: Decay = 1.0
+    """The learning rate of each layer is that of the next one times this; lr is the last layer's (Clark et al. 2020,
+    arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254). Layers are what depth counts, norms among them."""
+    warmup_epochs: NonNegative = 0.0
+    """The learning rate rises in equal steps, one an optimizer step, to what the schedule says; in each phase anew."""
     schedule: Literal["constant", "cosine", "step"] = "constant"
     step_epochs: Count = 10
     """Epochs between decays of the step schedule."""
     step_gamma: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.1
     label_smoothing: Share = 0.0
+    ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    """Decay of a moving average of the weights, at most; it rises towards that, as 1 - (1 + steps) ** (-2/3), so that
+    short trainings are averaged too. The averages are measured, handed to the next phase and exported."""
     clip_norm: Positive | None = None
     """Largest norm of the gradient; not clipped when null."""
     autocast: Literal["none", "bfloat16", "float16"] = "none"

@@ -17,6 +17,7 @@ LEAST_IMAGES = 64
 """Of training; a quarter as many are for validation."""
 MOST_IN_A_BATCH = 24
 """So that an epoch has several steps."""
+WARMUP_EPOCHS = 0.5
 VALIDATE_EVERY_STEPS = 2
 """Where a recipe validates between epochs at all."""
 
@@ -66,6 +67,8 @@ def _small(axis: str, values: Sequence[Any], durations: Sequence[int]) -> list[A
         return [min(value, MOST_IN_A_BATCH) for value in values]
     if axis == "validate_every_steps":
         return [value and min(value, VALIDATE_EVERY_STEPS) for value in values]
+    if axis == "warmup_epochs":
+        return [min(value, WARMUP_EPOCHS) for value in values]
     if axis == "phases":
         return [tuple(_small_phase(phase) for phase in phases) for phases in values]
     return list(values)
@@ -74,6 +77,6 @@ def _small(axis: str, values: Sequence[Any], durations: Sequence[int]) -> list[A
 def _small_phase(phase: Phase | dict[str, Any]) -> Phase:
     """Phases are still plain where they are an axis of the grid."""
     phase = Phase.model_validate(phase)
-    return phase.model_copy(
-        update={"epochs": 1, "batch_size": phase.batch_size and min(phase.batch_size, MOST_IN_A_BATCH)}
-    )
+    batch_size = phase.batch_size and min(phase.batch_size, MOST_IN_A_BATCH)
+    warmup_epochs = phase.warmup_epochs and min(phase.warmup_epochs, WARMUP_EPOCHS)
+    return phase.model_copy(update={"epochs": 1, "batch_size": batch_size, "warmup_epochs": warmup_epochs})

@@ -168,7 +168,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer, prefix: str = "optimizer")
                 tensors[f"{prefix}/{index}/{name}"] = value
             else:
                 numbers.setdefault(str(index), {})[name] = value
-    return Checkpoint(tensors, {"groups": state["param_groups"], "numbers": numbers})
+    groups = [dict(group) for group in state["param_groups"]]
+    for index, group in enumerate(groups):
+        for name in [name for name, value in group.items() if isinstance(value, Tensor)]:
+            tensors[f"{prefix} of groups/{index}/{name}"] = group.pop(name)  # timm's Lamb counts steps in one
+    return Checkpoint(tensors, {"groups": groups, "numbers": numbers})
 
 
 def restore_optimizer(
@@ -184,6 +188,10 @@ def restore_optimizer(
         {key: tuple(x) if isinstance(x, list) and key != "params" else x for key, x in group.items()}
         for group in facts["groups"]
     ]
+    for key, value in tensors.items():
+        if key.startswith(f"{prefix} of groups/"):
+            _, index, name = key.split("/", 2)
+            groups[int(index)][name] = value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():

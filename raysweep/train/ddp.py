@@ -56,6 +56,11 @@ def parallel(suffix: nn.Module, world: World) -> nn.Module:
         return DistributedDataParallel(suffix, **options)
 
 
+def exchange(model: nn.Module, now: bool) -> AbstractContextManager[Any]:
+    """A context in which gradients are averaged over ranks, or just summed up until the next time."""
+    return nullcontext() if now or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
 def synchronised(network: nn.Module, world: World) -> nn.Module:
     """The network with batch norm over all ranks of GPUs; on CPUs `synchronised_batch_norm` sees to it.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,11 +23,13 @@ from torch.nn import functional as F
 
 from ..nets.layers import BATCH_NORMS, set_modes
 from ..recipe import Train, Trial
-from .checkpoint import Checkpoint, optimizer_state, restore_optimizer
-from .ddp import World, autocast, parallel, synchronised_batch_norm
+from .batches import Batch, batches, mix, steps_of
+from .checkpoint import Checkpoint, optimizer_state, prefixed, restore_optimizer
+from .ddp import World, autocast, exchange, parallel, synchronised_batch_norm
+from .ema import Averages
 from .measures import Measures, StepMeasures
 from .metrics import Labelled, Predictions, predict
-from .optim import optimizer_of, schedule_of
+from .optim import optimizer_of, scaled_rates, schedule_of, warmth
 from .randomness import Draws
 
 
@@ -50,6 +52,7 @@ class Training:
         first_epoch: number of the first epoch, after earlier phases.
         halt: epochs after which to stop, fewer than the phase has; its schedule stays as long as it is.
         after_step: called after every optimizer step, when `state` may be asked for.
+        distances: how many layers stand between each parameter and the output; see `optimizer_of`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Training:
         first_epoch: int = 1,
         halt: int | None = None,
         after_step: Callable[[], None] = lambda: None,
+        distances: Mapping[str, int] | None = None,
     ) -> None:
         self.phase, self.settings, self.world = phase, phase.train, world or World()
         self.suffix, self.training, self.validation, self.classes = suffix, training, validation, classes
@@ -71,17 +75,19 @@ class Training:
         self.first_epoch, self.after_step = first_epoch, after_step
         self.last = self.settings.epochs if halt is None else min(halt, self.settings.epochs)
         self.trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer_of(self.settings, self.trained, phase.lr)
+        self.optimizer = optimizer_of(self.settings, suffix, phase.lr, distances)
         self.schedule = schedule_of(self.settings, self.optimizer)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.settings.autocast == "float16")
         compiled: nn.Module = torch.compile(suffix) if self.settings.compile else suffix  # type: ignore[assignment]
         self.model = parallel(compiled, self.world)
         self.sample = _sample(self.settings, training, validation)
+        self.steps_an_epoch = steps_of(len(training), self.settings.batch_size)
         self.epochs_done = 0
         self.steps_done = 0
         self.patience = Patience(self.settings.patience)
-        self.parts = 1
+        self.parts = self.settings.accumulate_steps
         """Into how many parts a batch is divided; their gradients are accumulated."""
+        self.averages = None if self.settings.ema is None else Averages(suffix, self.settings.ema)
         self.epoch = EpochSoFar.of(self.world)
         self.predictions: Predictions | None = None
         """Of the validation images, after the last epoch."""
@@ -104,6 +110,7 @@ class Training:
         """What `restore` needs to go on from here, in the middle of an epoch too; called on every rank."""
         loss_sum = self.world.sum(self.epoch.loss_sum)
         optimizer = optimizer_state(self.optimizer)
+        averages = {} if self.averages is None else self.averages.state()
         facts = {
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
@@ -118,7 +125,7 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        return Checkpoint({**optimizer.tensors, "loss_sum": loss_sum}, facts)
+        return Checkpoint({**optimizer.tensors, **prefixed("ema", averages), "loss_sum": loss_sum}, facts)
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from where `state` was called. The network's own tensors are the caller's to restore."""
@@ -129,13 +136,15 @@ class Training:
         restore_optimizer(self.optimizer, saved.tensors, facts["optimizer"])
         self.schedule.load_state_dict(facts["schedule"])
         self.scaler.load_state_dict(facts["scaler"])
+        if self.averages is not None:
+            self.averages.restore(saved.below("ema"))
         epoch = facts["epoch"]
         loss_sum = saved.tensors["loss_sum"].to(self.world.device) * (self.world.rank == 0)
         between = [StepMeasures.model_validate(one) for one in epoch["between"]]
         self.epoch = EpochSoFar(epoch["steps"], loss_sum, between, time.perf_counter() - epoch["seconds"])
 
     def _epoch(self) -> Measures:
-        epoch, rate = self.first_epoch + self.epochs_done, self.optimizer.param_groups[0]["lr"]
+        epoch, rate = self.first_epoch + self.epochs_done, max(group["lr"] for group in self.optimizer.param_groups)
         if not self.epoch.steps:
             self.epoch = EpochSoFar.of(self.world)
         set_modes(self.suffix, self.phase.model.batch_norm)
@@ -148,76 +157,85 @@ class Training:
         self.epochs_done += 1
         found = Measures(
             epoch=epoch,
-            lr_epoch=rate,
+            lr_epoch=rate * self._warmth(self.steps_done),
             train_loss=train_loss,
             val_by_step=tuple(self.epoch.between),
             seconds=self.epoch.elapsed(),
             **scores,
         )
         self.epoch = EpochSoFar.of(self.world)
+        if self.is_over and self.averages is not None:
+            self.averages.give(self.suffix)
         return found
 
     def _steps(self, epoch: int) -> None:
         """The optimizer steps of an epoch that are still to be done."""
         count, size, seed = len(self.training), self.settings.batch_size, self.phase.seed
         flip = "hflip" in self.phase.data.augment
-        for number, (batch, flips) in enumerate(batches(count, size, seed, epoch, flip), start=1):
+        for number, batch in enumerate(batches(count, size, seed, epoch, flip), start=1):
             if number <= self.epoch.steps:
                 continue
-            step_seed = mix(seed, epoch, number)
-            with synchronised_batch_norm(self.world, len(batch)):
-                self.epoch.loss_sum += self._step(batch, flips, step_seed)
+            self.epoch.loss_sum += self._step(batch, mix(seed, epoch, number))
             self.steps_done += 1
             self.epoch.steps = number
             if self._validates_now():
                 self.epoch.between.append(self._validate_between(epoch - 1 + number / -(-count // size)))
             self.after_step()
 
-    def _step(self, batch: Tensor, flips: Tensor | None, seed: int) -> Tensor:
+    def _step(self, batch: Batch, seed: int) -> Tensor:
         """One optimizer step on this rank's share of a batch; returns the share's summed loss.
 
-        Where the device's memory is too small, the step is done once more with the batch in two
-        parts, if that is the same step.
+        Where the device's memory is too small, the step is done once more with the batch in twice
+        as many parts, if that is the same step.
 
         Raises:
-            torch.OutOfMemoryError: two parts are too large as well, or would be another step.
+            torch.OutOfMemoryError: the parts are too large as well, or would be another step.
         """
         try:
-            loss = self._gradients(batch, flips, seed)
+            loss = self._gradients(batch, seed)
         except torch.OutOfMemoryError:
             if not self._may_divide(batch):
                 raise
-            self.parts = 2
+            self.parts *= 2
         else:
             self._update()
             return loss
-        loss = self._gradients(batch, flips, seed)
+        loss = self._gradients(batch, seed)
         self._update()
         return loss
 
-    def _gradients(self, batch: Tensor, flips: Tensor | None, seed: int) -> Tensor:
-        """Gradients of the mean loss of a batch; returns the summed loss of this rank's share."""
-        own, mirrored = self.world.share(batch), None if flips is None else self.world.share(flips)
-        stands_in = not len(own) and self._may_stand_in()
-        if stands_in:
-            own, mirrored = batch[:1], None if flips is None else flips[:1]
+    def _gradients(self, batch: Batch, seed: int) -> Tensor:
+        """Gradients of the mean loss of a batch, part by part; returns the summed loss of this rank's shares."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
-        parts = min(self.parts, max(1, len(own)))
+        parts = self._parts_of(len(batch))
         for part in range(parts):
+            some = batch[part::parts]
             self.draws.begin(seed, len(batch), part, parts)
-            torch.manual_seed(mix(seed, self.world.rank))  # of what `randomness` leaves alone
-            chosen = slice(part, None, parts)
-            loss = self._loss(own[chosen], None if mirrored is None else mirrored[chosen]) * (not stands_in)
-            # gradients are averaged over ranks; the step wants their sum over the whole batch's size
-            self.scaler.scale(loss * (self.world.size / len(batch))).backward()
-            total += loss.detach()
+            with synchronised_batch_norm(self.world, len(some)), exchange(self.model, now=part == parts - 1):
+                total += self._backward(some, len(batch), seed)
         return total
 
-    def _loss(self, positions: Tensor, mirrored: Tensor | None) -> Tensor:
+    def _backward(self, some: Batch, images: int, seed: int) -> Tensor:
+        """Gradients of this rank's share of some of a batch of so many images; returns their summed loss."""
+        own = some[self.world.rank :: self.world.size]
+        stands_in = not len(own) and self._may_stand_in()
+        if stands_in:
+            own = some[:1]
+        torch.manual_seed(mix(seed, self.world.rank))  # of what `randomness` leaves alone
+        loss = self._loss(own) * (not stands_in)
+        # gradients are averaged over ranks; the step wants their sum over the whole batch's size
+        self.scaler.scale(loss * (self.world.size / images)).backward()
+        return loss.detach()
+
+    def _parts_of(self, images: int) -> int:
+        """Into how many parts to divide a batch; statistics of a part want two images."""
+        return max(1, min(self.parts, images // 2 if self.parts > 1 and self._sees_batches else images))
+
+    def _loss(self, own: Batch) -> Tensor:
         """Summed loss of some training images."""
-        inputs = self.training.source.batch(positions, mirrored, training=True)
-        labels = self.training.labels[positions].to(self.world.device, non_blocking=True)
+        inputs = self.training.source.batch(own.positions, own.flips, training=True)
+        labels = self.training.labels[own.positions].to(self.world.device, non_blocking=True)
         with autocast(self.settings, self.world.device):
             scores = self.model(*inputs)
             return F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing)
@@ -227,14 +245,26 @@ class Training:
         if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
-        self.scaler.step(self.optimizer)
+        with scaled_rates(self.optimizer, self._warmth(self.steps_done + 1)):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.averages is not None:
+            self.averages.update(self.suffix, self.steps_done + 1)
 
-    def _may_divide(self, batch: Tensor) -> bool:
-        """Whether a batch in two parts gives the same step: one rank, two images, no statistics of the batch."""
+    def _warmth(self, step: int) -> float:
+        """See `warmth`; steps are counted from 1."""
+        return warmth(self.settings, step, self.steps_an_epoch)
+
+    @property
+    def _sees_batches(self) -> bool:
+        """Whether statistics of the batch are used in training."""
         by_batch = any(isinstance(module, BATCH_NORMS) and module.training for module in self.suffix.modules())
-        moving = by_batch or self.phase.model.batch_norm == "training"
-        return self.parts == 1 and self.world.size == 1 and len(batch) > 1 and not moving
+        return by_batch or self.phase.model.batch_norm == "training"
+
+    def _may_divide(self, batch: Batch) -> bool:
+        """Whether a batch in more parts gives the same step: one rank, two images, no statistics of the batch."""
+        undivided = self.parts == self.settings.accumulate_steps
+        return undivided and self.world.size == 1 and len(batch) > 1 and not self._sees_batches
 
     def _may_stand_in(self) -> bool:
         """Whether an image may stand in for an empty share, counting for nothing.
@@ -247,13 +277,18 @@ class Training:
         moving = self.phase.model.batch_norm == "training"
         return not moving and not any(isinstance(x, nn.SyncBatchNorm) and x.training for x in self.suffix.modules())
 
+    @property
+    def _measured(self) -> nn.Module:
+        """The network that is measured."""
+        return self.suffix if self.averages is None else self.averages.network
+
     def _validates_now(self) -> bool:
         every = self.settings.validate_every_steps
         return self.validation is not None and every is not None and self.steps_done % every == 0
 
     def _validate_between(self, at: float) -> StepMeasures:
         assert self.validation is not None
-        found = predict(self.suffix, self.validation, self.settings, self.world)
+        found = predict(self._measured, self.validation, self.settings, self.world)
         set_modes(self.suffix, self.phase.model.batch_norm)
         loss = self._finite(found.loss, "validation", math.ceil(at))
         return StepMeasures(step=self.steps_done, epoch=at, val_loss=loss, val_accuracy=found.accuracy)
@@ -262,8 +297,8 @@ class Training:
         """Scores on the training sample and on the validation images, by their names in `Measures`."""
         if self.validation is None:
             return {}
-        train = predict(self.suffix, self.training, self.settings, self.world, self.sample).scores(self.classes)
-        self.predictions = predict(self.suffix, self.validation, self.settings, self.world)
+        train = predict(self._measured, self.training, self.settings, self.world, self.sample).scores(self.classes)
+        self.predictions = predict(self._measured, self.validation, self.settings, self.world)
         val = self.predictions.scores(self.classes)
         self.patience.see(self._finite(val.loss, "validation", epoch))
         return {
@@ -318,26 +353,6 @@ class Patience:
     def is_out(self) -> bool:
         """Whether it has waited long enough."""
         return self.epochs is not None and self.waited >= self.epochs
-
-
-def batches(count: int, size: int, seed: int, epoch: int, flip: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The epoch's batches of positions, with which of them to mirror; no batch of one image, for batch norm's sake."""
-    generator = torch.Generator().manual_seed(mix(seed, epoch))
-    order = torch.randperm(count, generator=generator)
-    flips = torch.rand(count, generator=generator) < 0.5 if flip else None
-    starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    for start, end in zip(starts, [*starts[1:], count], strict=True):
-        yield order[start:end], None if flips is None else flips[start:end]
-
-
-def mix(*numbers: int) -> int:
-    """One seed from several numbers."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
-    return mixed
 
 
 def _sample(settings: Train, training: Labelled, validation: Labelled | None) -> Tensor | None:

@@ -26,7 +26,7 @@ class Measures(Frozen):
     """Counted from 1 through all phases."""
     phase: int = 1
     lr_epoch: float
-    """Learning rate of the epoch."""
+    """Learning rate of the epoch's last step, of the trained layer nearest the output."""
     seconds: float
     train_loss: float
     """Mean over the epoch's own steps, in training mode, with label smoothing."""

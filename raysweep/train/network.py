@@ -20,6 +20,7 @@ from ..nets.tracing import channels_last
 from ..recipe import Trial
 from .ddp import World, synchronised
 from .metrics import Labelled
+from .optim import distances_in
 from .randomness import Draws, draw_for_the_whole_batch
 
 
@@ -47,6 +48,10 @@ class SplitNetwork:
         """All tensors that may differ from the task's, by name, on the CPU."""
         moved = self.prefix.state_dict() if self.has_own_prefix and self.prefix is not None else {}
         return {name: value.detach().cpu().clone() for name, value in (moved | self.suffix.state_dict()).items()}
+
+    def distances(self) -> dict[str, int]:
+        """How many layers stand between each parameter and the output, by the parameter's name."""
+        return distances_in(self.task.backbone.network)
 
     def whole(self) -> nn.Module:
         """The whole network with the suffix as it is now."""

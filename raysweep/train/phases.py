@@ -150,7 +150,7 @@ class Fit:
         network = self.network
         run = Training(
             phase, network.suffix, training, validation, classes, self.world, network.draws, first_epoch, halt,
-            after_step=lambda: keep() if self.saving.due() else None,
+            after_step=lambda: keep() if self.saving.due() else None, distances=network.distances(),
         )  # fmt: skip
         if saved is not None:
             run.restore(saved)

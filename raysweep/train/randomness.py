@@ -34,7 +34,7 @@ class Draws:
         self._part = slice(None)
 
     def begin(self, seed: int, images: int, part: int = 0, parts: int = 1) -> None:
-        """A new step on so many images over all ranks, or one of the parts that each rank divides its own into."""
+        """A new step on so many images over all ranks, or one of the parts that they are divided into."""
         self._seed, self._images, self._count = seed, images, 0
         self._part = slice(part, None, parts)
 
@@ -56,12 +56,12 @@ class Draws:
         if whole:
             drawn = torch.rand((1, *tail), generator=self._generator, device=world.device)
         else:
-            own = len(range(world.rank, self._images, world.size)[self._part])
+            own = len(range(self._images)[self._part][world.rank :: world.size])
             if not own:  # nothing counts of what stands in for it
                 return values.new_ones(())
             parts = len(values) // own
             drawn = torch.rand((self._images, parts, *tail), generator=self._generator, device=world.device)
-            drawn = drawn[world.rank :: world.size][self._part].flatten(0, 1)
+            drawn = drawn[self._part][world.rank :: world.size].flatten(0, 1)
         return (drawn < share).to(values.dtype) / share
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from raysweep.recipe import Features
 from raysweep.train import checkpoint
+from raysweep.train.batches import Batch
 from raysweep.train.checkpoint import Checkpoint, Folder, optimizer_state, restore_optimizer
 from raysweep.train.ddp import World
 from raysweep.train.phases import Fit, Saving, Sharing
@@ -84,7 +85,14 @@ def test_without_room_the_earlier_ones_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"optimizer": "adam"}, {"optimizer": "adamw", "weight_decay": 0.1}, {"optimizer": "sgd"}]
+    "settings",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "adamw", "weight_decay": 0.1, "decay_norms": False},
+        {"optimizer": "sgd", "nesterov": True},
+        {"optimizer": "adamw", "layer_decay": 0.7},
+        *({"optimizer": name, "weight_decay": 0.1} for name in ("nadam", "radam", "rmsprop", "lion", "lamb", "adan")),
+    ],
 )
 def test_an_optimizer_goes_on_as_it_would_have(settings, tmp_path):
     """Three steps, saved through files, two more; against five in a row."""
@@ -112,7 +120,7 @@ def both():
 
 def take_steps(training, count):
     for number in range(count):
-        training._step(torch.arange(4) + number, None, number)
+        training._step(Batch(torch.arange(4) + number), number)
 
 
 # ---- a training ----
@@ -125,6 +133,9 @@ SETTINGS = [
     {"validate_every_steps": 2},
     {"patience": 1, "epochs": 6, "lr": 1.0},
     {"batch_size": 5, "label_smoothing": 0.1},
+    {"ema": 0.9, "warmup_epochs": 1.5},
+    {"ema": 0.5, "patience": 1, "epochs": 6, "lr": 1.0, "optimizer": "lion"},
+    {"accumulate_steps": 2, "layer_decay": 0.8, "decay_norms": False, "weight_decay": 0.1, "schedule": "cosine"},
 ]
 
 
@@ -217,6 +228,29 @@ def test_a_batch_in_two_parts_is_the_same_step():
         assert one.val_loss == pytest.approx(two.val_loss, rel=1e-5)
 
 
+@pytest.mark.parametrize(("batch_size", "accumulate_steps"), [(4, 2), (4, 4), (5, 3), (6, 9)])
+def test_accumulated_parts_are_the_same_step(batch_size, accumulate_steps):
+    """Dropout and flips of an image do not depend on the part that it is in."""
+    _, expected = rows_with_room(9, flip=True, batch_size=batch_size)
+    training, found = rows_with_room(9, flip=True, batch_size=batch_size, accumulate_steps=accumulate_steps)
+    assert training.parts == accumulate_steps
+    for one, two in zip(expected, found, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
+        assert one.val_loss == pytest.approx(two.val_loss, rel=1e-5)
+
+
+def test_accumulated_parts_take_less_memory():
+    training, _ = rows_with_room(2, batch_size=6, accumulate_steps=3)
+    assert training.parts == 3
+    training, _ = rows_with_room(2, batch_size=6, accumulate_steps=2)  # three images: divided once more
+    assert training.parts == 4
+
+
+def test_statistics_of_a_part_are_of_two_images_at_least():
+    """At 8 × 8 pixels one image has one value a channel, of which there are no statistics."""
+    assert list(training_of(cnn(), phase_of(batch_size=5, accumulate_steps=5), *both()).epochs())
+
+
 def test_two_parts_that_are_too_large_are_out_of_memory():
     with pytest.raises(torch.OutOfMemoryError):
         rows_with_room(1)
@@ -234,6 +268,10 @@ FITS = {
     "frozen prefix": trial_of("small_cnn", "head", epochs=2),
     "all layers with adam": trial_of("small_cnn", "all", epochs=2, optimizer="adam"),
     "moving statistics": trial_of("small_cnn", 2, epochs=2, batch_norm="training"),
+    "averages": trial_of("small_cnn", "all", epochs=2, ema=0.8, layer_decay=0.9, accumulate_steps=2),
+    "phases of averages": trial_of(
+        "small_cnn", "all", ema=0.8, phases=[{"depth": "head", "epochs": 2}, {"epochs": 1, "warmup_epochs": 1}]
+    ),
     "phases": trial_of(
         "small_cnn", "all", phases=[{"depth": "head", "epochs": 2}, {"depth": 2, "epochs": 1}, {"epochs": 2}]
     ),

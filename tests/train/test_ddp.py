@@ -40,6 +40,14 @@ TRIALS = {
     "vit, dropout of the prefix, refit": (trial_of(VIT, "blocks.2", **TWO | MOVING | REFIT), [2]),
     "swin": (trial_of(SWIN, "all", **TWO), None),
     "phases": (trial_of("small_cnn", "all", **FOUR | MOVING, phases=ALL_THEN_HEAD), None),
+    "averages in parts": (
+        trial_of(VIT, "blocks.1", **TWO, ema=0.8, accumulate_steps=3, warmup_epochs=1, layer_decay=0.8),
+        None,
+    ),
+    "parts, statistics move": (
+        trial_of("resnet18", 3, **FOUR | MOVING | {"limit": 24}, accumulate_steps=2, nesterov=True),
+        None,
+    ),
 }
 SMALL = {
     "batch norm trains": {"clip_norm": 1.0, "label_smoothing": 0.1},

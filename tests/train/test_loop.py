@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raysweep.data.sources import Images
-from raysweep.train.loop import DivergedError, batches
+from raysweep.train.loop import DivergedError
 from tests.train.small_images import cnn, epochs_of, labelled, linear, phase_of, training_of, with_dropout, without_time
 
 # ---- what is measured ----
@@ -107,41 +107,9 @@ def test_label_smoothing_is_for_training_alone():
 # ---- batches ----
 
 
-@pytest.mark.parametrize(
-    ("count", "size", "sizes"),
-    [(8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 4, 2]), (5, 4, [5]), (3, 4, [3]), (1, 4, [1])],
-)
-def test_sizes_of_batches(count, size, sizes):
-    """A last batch of one image is merged with the one before, as batch norm needs two."""
-    found = [batch for batch, _ in batches(count, size, seed=0, epoch=1, flip=False)]
-    assert [len(batch) for batch in found] == sizes
-    assert sorted(torch.cat(found).tolist()) == list(range(count))
-
-
 def test_batch_norm_survives_a_remainder_of_one():
     """At 8 × 8 pixels the last feature map is one pixel, so that a batch of one image has one value a channel."""
     assert epochs_of(cnn(), phase_of(), counts=(9, 4))
-
-
-def test_order_is_drawn_for_each_epoch():
-    orders = [
-        torch.cat([batch for batch, _ in batches(50, 8, seed, epoch, flip=False)]).tolist()
-        for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
-    ]
-    assert orders[0] == orders[1]
-    assert all(a != b for a, b in itertools.combinations(orders[1:], 2))
-
-
-def test_flips_are_drawn_for_each_image_and_epoch():
-    epochs = []
-    for epoch in (1, 2):
-        drawn = torch.zeros(400, dtype=torch.bool)
-        for batch, flips in batches(400, 16, seed=0, epoch=epoch, flip=True):
-            assert 0 < flips.sum() < len(batch) or len(batch) < 16
-            drawn[batch] = flips
-        epochs.append(drawn)
-    for drawn in (*epochs, epochs[0] ^ epochs[1]):
-        assert 150 < drawn.sum() < 250  # five standard deviations of 10
 
 
 @pytest.mark.parametrize("flip", [True, False])

@@ -1,11 +1,20 @@
 """Optimizers and schedules, by what one or a few steps of training do."""
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from raysweep.nets.layers import layers
+from raysweep.recipe import Train
+from raysweep.train.batches import batches
+from raysweep.train.ddp import World
+from raysweep.train.network import assemble
+from raysweep.train.optim import optimizer_of, parameter_groups
+from tests.features.small_trials import trial_of
 from tests.train.small_images import epochs_of, labelled, linear, phase_of, training_of
 
 
@@ -26,6 +35,9 @@ def one_step(settings):
         ({"optimizer": "adam"}, lambda g: 1 - 0.1 * g.sign()),
         ({"optimizer": "adam", "weight_decay": 10.0}, lambda g: torch.full_like(g, 0.9)),
         ({"optimizer": "adamw", "weight_decay": 0.5}, lambda g: 1 - 0.1 * 0.5 - 0.1 * g.sign()),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.5}, lambda g: 1 - 0.1 * 1.5 * g),
+        ({"optimizer": "sgd", "warmup_epochs": 1.0}, lambda g: 1 - 0.1 * g),  # of one step
+        ({"optimizer": "lion", "weight_decay": 0.5}, lambda g: 1 - 0.1 * 0.5 - 0.1 * g.sign()),
         ({"optimizer": "sgd", "clip_norm": 0.01}, None),
     ],
 )
@@ -63,3 +75,99 @@ def test_momentum():
 def test_schedule(settings, rates):
     found = epochs_of(linear(), phase_of(lr=0.001, epochs=4, **settings))
     assert [one.lr_epoch for one in found] == pytest.approx([0.001 * rate for rate in rates])
+
+
+# ---- rates by layer, and weight decay ----
+
+
+def three_layers():
+    """Two linear layers with a norm between them; the last is frozen where the caller says so."""
+    return nn.Sequential(OrderedDict(first=nn.Linear(4, 3), norm=nn.LayerNorm(3), last=nn.Linear(3, 2)))
+
+
+def test_rates_fall_from_layer_to_layer():
+    network = three_layers()
+    optimizer = optimizer_of(Train(layer_decay=0.5, weight_decay=0.1), network, lr=0.8)
+    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    found = {name: rates[id(one)] for name, one in network.named_parameters()}
+    assert found == {
+        "last.weight": 0.8, "last.bias": 0.8, "norm.weight": 0.4, "norm.bias": 0.4, "first.weight": 0.2, "first.bias": 0.2
+    }  # fmt: skip
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+
+
+def test_rates_count_from_the_output_of_the_whole_network():
+    """The suffix of a network has its modules in another order, or does not have all."""
+    network, distances = nn.Sequential(OrderedDict(last=nn.Linear(3, 2), first=nn.Linear(4, 3))), {}
+    for name, distance in {"last": 3, "first": 5}.items():
+        distances |= {f"{name}.weight": distance, f"{name}.bias": distance}
+    groups = parameter_groups(Train(layer_decay=0.5), network, 1.0, distances)
+    assert [group["lr"] for group in groups] == [0.5**3, 0.5**5]
+    assert groups[0]["params"][0] is network.last.weight
+
+
+def test_distances_of_a_split_network_are_those_of_the_whole():
+    """small_cnn's last layer is at no distance, whatever the cut."""
+    split = assemble(trial_of("small_cnn", 3), World())
+    every = [layer.name for layer in layers(split.task.backbone.network)]
+    found, trained = split.distances(), [name for name, one in split.suffix.named_parameters() if one.requires_grad]
+    assert {found[name] for name in trained} == {0, 1, 2}
+    assert found[f"{every[-1]}.weight"] == 0
+    assert max(found.values()) == len(every) - 1
+
+
+def test_rates_by_layer_keep_their_proportion_under_a_schedule():
+    """And the rate of an epoch is that of the last layer."""
+    phase = phase_of(lr=0.1, epochs=3, schedule="cosine", layer_decay=0.5, optimizer="sgd", momentum=0.0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.Linear(4, 2))
+    run = training_of(network, phase, labelled(8), None)
+    rates = [0.1, 0.075, 0.025]
+    for expected, found in zip(rates, run.epochs(), strict=True):
+        assert found.lr_epoch == pytest.approx(expected)
+        one, other = (group["lr"] for group in run.optimizer.param_groups)
+        assert other == pytest.approx(one / 2)
+
+
+def test_norms_and_biases_need_not_decay():
+    network = three_layers()
+    optimizer = optimizer_of(Train(decay_norms=False, weight_decay=0.1, optimizer="sgd"), network, lr=0.8)
+    decays = {id(one): group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
+    found = {name: decays[id(one)] for name, one in network.named_parameters()}
+    assert found == {name: 0.1 if name in ("first.weight", "last.weight") else 0.0 for name in found}
+    assert {group["lr"] for group in optimizer.param_groups} == {0.8}
+
+
+def test_without_either_there_is_one_group_as_before():
+    (group,) = parameter_groups(Train(), three_layers(), 0.1)
+    assert set(group) == {"params"}
+
+
+# ---- warm-up ----
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(0.0, [1, 1, 1, 1, 1, 1]), (1.0, [1 / 3, 2 / 3, 1, 1, 1, 1]), (1.5, [2 / 9, 4 / 9, 6 / 9, 8 / 9, 1, 1])],
+)
+def test_warm_up_rises_with_every_step(epochs, expected):
+    """Three steps an epoch; plain gradient descent moves by the rate times the gradient."""
+    phase = phase_of(lr=1e-2, epochs=2, optimizer="sgd", momentum=0.0, warmup_epochs=epochs)
+    network = linear(0.0, (0.0, 50.0))
+    moved, before = [], [network[1].bias.detach().clone()]
+
+    def after_step():
+        now = network[1].bias.detach().clone()
+        moved.append(float(now[1] - before[0][1]))
+        before[0] = now
+
+    run = training_of(network, phase, labelled(12), None, after_step=after_step)
+    rows = list(run.epochs())
+    # images of class 0 have probability 0, the others 1: each of the former moves the bias by rate / 4
+    shares = [torch.bincount(run.training.labels[batch.positions], minlength=2)[0] / 4 for batch in both_epochs()]
+    steps = [-move / 1e-2 / float(share) for move, share in zip(moved, shares, strict=True) if share]
+    assert steps == pytest.approx([rate for rate, share in zip(expected, shares, strict=True) if share], rel=0.01)
+    assert [row.lr_epoch for row in rows] == pytest.approx([1e-2 * expected[2], 1e-2 * expected[5]])
+
+
+def both_epochs():
+    return [batch for epoch in (1, 2) for batch in batches(12, 4, 0, epoch, flip=False)]
