@@ -183,6 +183,13 @@ class Train(Frozen):
     step_epochs: Count = 10
     """Epochs between decays of the step schedule."""
     step_gamma: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.1
+    class_weights: Literal["none", "balanced", "effective"] = "none"
+    """Weights of the classes in the training loss. balanced: inversely proportional to their images; effective: to
+    their effective number of images, (1 - 0.999 ** images) / (1 - 0.999) (Cui et al. 2019, arXiv:1901.05555). Either
+    way their mean over the training images is 1, so that learning rates mean the same."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """Order of the training images in an epoch. shuffle: each once. balanced: as many, drawn with replacement, each
+    class as likely as any other."""
     label_smoothing: Share = 0.0
     ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     """Decay of a moving average of the weights, at most; it rises towards that, as 1 - (1 + steps) ** (-2/3), so that

@@ -25,6 +25,7 @@ from .figures.style import png
 from .objectives import METRICS
 from .sections import comparison, final, trials
 from .sections.audit import audit
+from .sections.classes import recall
 from .sections.features import features
 from .sections.predictions import classes, samples
 
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     comparison.overfitting,
     comparison.cost,
     comparison.depths,
+    recall,
     final.test,
     audit,
     samples,

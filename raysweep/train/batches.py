@@ -25,10 +25,22 @@ class Batch:
         return Batch(self.positions[chosen], None if self.flips is None else self.flips[chosen])
 
 
-def batches(count: int, size: int, seed: int, epoch: int, flip: bool) -> Iterator[Batch]:
-    """The batches of an epoch; no batch of one image, for batch norm's sake."""
+def batches(count: int, size: int, seed: int, epoch: int, flip: bool, chances: Tensor | None = None) -> Iterator[Batch]:
+    """The batches of an epoch; no batch of one image, for batch norm's sake.
+
+    Args:
+        count: images of the training split, and of the epoch.
+        size: images in a batch.
+        seed: of the trial.
+        epoch: its number.
+        flip: whether to mirror half of the images.
+        chances: (count,) how likely each image is drawn, with replacement; each comes once when None.
+    """
     generator = torch.Generator().manual_seed(mix(seed, epoch))
-    order = torch.randperm(count, generator=generator)
+    if chances is None:
+        order = torch.randperm(count, generator=generator)
+    else:
+        order = torch.multinomial(chances, count, replacement=True, generator=generator)
     flips = torch.rand(count, generator=generator) < 0.5 if flip else None
     whole, starts = Batch(order, flips), _starts(count, size)
     for start, end in zip(starts, [*starts[1:], count], strict=True):

@@ -25,6 +25,7 @@ from ..nets.layers import BATCH_NORMS, set_modes
 from ..recipe import Train, Trial
 from .batches import Batch, batches, mix, steps_of
 from .checkpoint import Checkpoint, optimizer_state, prefixed, restore_optimizer
+from .classes import chances, class_weights
 from .ddp import World, autocast, exchange, parallel, synchronised_batch_norm
 from .ema import Averages
 from .measures import Measures, StepMeasures
@@ -80,6 +81,9 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.settings.autocast == "float16")
         compiled: nn.Module = torch.compile(suffix) if self.settings.compile else suffix  # type: ignore[assignment]
         self.model = parallel(compiled, self.world)
+        weights = class_weights(self.settings, training.labels, classes)
+        self.class_weights = None if weights is None else weights.to(self.world.device)
+        self.chances = chances(self.settings, training.labels)
         self.sample = _sample(self.settings, training, validation)
         self.steps_an_epoch = steps_of(len(training), self.settings.batch_size)
         self.epochs_done = 0
@@ -172,7 +176,7 @@ class Training:
         """The optimizer steps of an epoch that are still to be done."""
         count, size, seed = len(self.training), self.settings.batch_size, self.phase.seed
         flip = "hflip" in self.phase.data.augment
-        for number, batch in enumerate(batches(count, size, seed, epoch, flip), start=1):
+        for number, batch in enumerate(batches(count, size, seed, epoch, flip, self.chances), start=1):
             if number <= self.epoch.steps:
                 continue
             self.epoch.loss_sum += self._step(batch, mix(seed, epoch, number))
@@ -238,7 +242,15 @@ class Training:
         labels = self.training.labels[own.positions].to(self.world.device, non_blocking=True)
         with autocast(self.settings, self.world.device):
             scores = self.model(*inputs)
-            return F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing)
+            return self._cross_entropy(scores, labels)
+
+    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Summed over images, with smoothed labels and the weights of their classes."""
+        weights = self.class_weights
+        if weights is not None:  # a kept classifier has more outputs than there are classes
+            weights = F.pad(weights, (0, scores.shape[1] - len(weights)), value=1.0).to(scores.dtype)
+        smoothing = self.settings.label_smoothing
+        return F.cross_entropy(scores, labels, weights, reduction="sum", label_smoothing=smoothing)
 
     def _update(self) -> None:
         """Change the parameters by their gradients."""

@@ -29,7 +29,7 @@ class Measures(Frozen):
     """Learning rate of the epoch's last step, of the trained layer nearest the output."""
     seconds: float
     train_loss: float
-    """Mean over the epoch's own steps, in training mode, with label smoothing."""
+    """Mean over the epoch's own steps, in training mode, with label smoothing and class weights."""
     train_accuracy: float | None = None
     """In eval mode after the epoch, like what follows; None in a refit, which has no validation images."""
     train_balanced_accuracy: float | None = None

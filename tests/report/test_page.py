@@ -52,7 +52,7 @@ def test_report_of_a_whole_run(digits_run):
     assert answer in html
     assert "97.8 % ± 0.8" in html  # the test accuracy, 352 of 360
     pictures = {path.stem for path in (index.parent / "figures").glob("*.png")}
-    assert pictures == FIGURES | {"confusion", "calibration"}
+    assert pictures == FIGURES | {"confusion", "calibration", "recall_by_class"}
     assert html.count("data:image/png;base64,") == len(pictures)
     assert "http" not in html.replace("http-equiv", "")
     results = pd.read_csv(digits_run.folder / "results.csv")
@@ -67,8 +67,8 @@ def test_report_of_a_whole_run(digits_run):
 
 def test_sections_from_top_to_bottom(digits_run, html_of):
     assert titles_of(html_of(digits_run)) == [
-        "Which depth is enough", "Accuracy by depth", "Overfitting by depth", "Cost by depth", "Depths", "Test",
-        "Confusion", "Accuracy by class", "Calibration", "Learning curves", "Loss curves", "Trials", "How this was run",
+        "Which depth is enough", "Accuracy by depth", "Overfitting by depth", "Cost by depth", "Depths",
+        "Recall by class", "Test", "Confusion", "Accuracy by class", "Calibration", "Learning curves", "Loss curves", "Trials", "How this was run",
     ]  # fmt: skip
 
 

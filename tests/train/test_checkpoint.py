@@ -135,6 +135,7 @@ SETTINGS = [
     {"batch_size": 5, "label_smoothing": 0.1},
     {"ema": 0.9, "warmup_epochs": 1.5},
     {"ema": 0.5, "patience": 1, "epochs": 6, "lr": 1.0, "optimizer": "lion"},
+    {"class_weights": "balanced", "sampler": "balanced", "flip": True},
     {"accumulate_steps": 2, "layer_decay": 0.8, "decay_norms": False, "weight_decay": 0.1, "schedule": "cosine"},
 ]
 

@@ -53,6 +53,7 @@ SMALL = {
     "batch norm trains": {"clip_norm": 1.0, "label_smoothing": 0.1},
     "batch norm of frozen layers": {},
     "bfloat16": {"autocast": "bfloat16"},
+    "unequal classes": {"class_weights": "effective", "sampler": "balanced", "accumulate_steps": 2, "ema": 0.5},
 }
 COUNTS = (11, 5)
 """Batches of 5 and 6; shares of 3 and 2 images. Validation: 3 and 2."""
@@ -163,6 +164,7 @@ def test_ranks_are_one(together, alone, name):
     [
         ("batch norm trains", 1e-4),
         ("batch norm of frozen layers", 1e-4),
+        ("unequal classes", 1e-4),
         ("bfloat16", 0.05),
     ],
 )

@@ -91,7 +91,8 @@ def test_rates_fall_from_layer_to_layer():
     rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
     found = {name: rates[id(one)] for name, one in network.named_parameters()}
     assert found == {
-        "last.weight": 0.8, "last.bias": 0.8, "norm.weight": 0.4, "norm.bias": 0.4, "first.weight": 0.2, "first.bias": 0.2
+        "last.weight": 0.8, "last.bias": 0.8, "norm.weight": 0.4, "norm.bias": 0.4,
+        "first.weight": 0.2, "first.bias": 0.2,
     }  # fmt: skip
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
 
