@@ -9,8 +9,8 @@ CPU-seconds of all its processes:
 
 * `loop`: the published notebooks: images through PIL one by one, the whole network forward, one configuration
   after the other.
-* `tune`: the same loop as a `tune.Trainable` with `setup`, `step` and `reset_config`, as Ray Tune's documentation
-  shows it, with `reuse_actors=True` and a CPU for each trial.
+* `tune`: the same loop as a `tune.Trainable` with `setup`, `step`, `reset_config` and checkpoints, as Ray Tune's
+  documentation shows it, with `reuse_actors=True` and a CPU for each trial.
 * `raysweep`: the command, report included.
 * `floor`: one pass through the frozen prefix and the raw steps of every suffix (see `benchmarks.depth_grid`).
 
@@ -101,6 +101,12 @@ def run_tune(epochs: int) -> None:
 
         def step(self) -> dict[str, float]:
             return self.training.epoch()
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            torch.save(self.training.network.state_dict(), Path(checkpoint_dir) / "model.pt")
+
+        def load_checkpoint(self, checkpoint_dir: str) -> None:
+            self.training.network.load_state_dict(torch.load(Path(checkpoint_dir) / "model.pt"))
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.training.begin(self.trials[new_config["depth"], new_config["lr"]])

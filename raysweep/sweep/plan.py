@@ -5,14 +5,16 @@ Networks are built without weights or memory, so a plan fetches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from ..data import dataset as datasets
+from ..data.dataset import Shape
 from ..nets import sizes, zoo
 from ..nets.backbones import Backbone, check_weights_file, outline
 from ..nets.layers import BATCH_NORMS, Layer, layers, select
-from ..recipe import Recipe, RecipeError, Trial, depth_label
+from ..recipe import Data, Recipe, RecipeError, Trial, depth_label
 from .rows import Configuration
 
 
@@ -38,10 +40,11 @@ def plan(recipe: Recipe) -> list[PlannedTrial]:
     """
     trials, axes = recipe.trials(), extra_axes(recipe)
     datasets.check(recipe.data)
+    shape = cache(datasets.shape)  # of many trials on one folder, it is looked at once
     planned, problems = [], dict[str, None]()
     for trial in trials:
         try:
-            planned.append(PlannedTrial(trial, _configuration(trial, axes)))
+            planned.append(PlannedTrial(trial, _configuration(trial, axes, shape)))
         except RecipeError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:
@@ -54,9 +57,9 @@ def extra_axes(recipe: Recipe) -> list[str]:
     return sorted({axis for block in recipe.grid for axis in block.extra})
 
 
-def _configuration(trial: Trial, axes: Sequence[str]) -> Configuration:
-    backbone, trained = _network(trial)
-    sizes = {name: parameter.numel() for name, parameter in backbone.network.named_parameters()}
+def _configuration(trial: Trial, axes: Sequence[str], shape: Callable[[Data], Shape]) -> Configuration:
+    backbone, trained = _network(trial, shape(trial.data))
+    counts = {name: parameter.numel() for name, parameter in backbone.network.named_parameters()}
     tensors = [name for layer in trained for name in layer.parameters]
     data, model, train = (getattr(trial, part).model_dump(mode="json") for part in ("data", "model", "train"))
     values = data | model | {"head": trial.model.head.label} | train | {"phases": trial.phases_label or None}
@@ -70,8 +73,8 @@ def _configuration(trial: Trial, axes: Sequence[str]) -> Configuration:
         lr=trial.lr,
         seed=trial.seed,
         trainable_tensors=len(tensors),
-        trainable_parameters=sum(sizes[name] for name in tensors),
-        total_parameters=sum(sizes.values()),
+        trainable_parameters=sum(counts[name] for name in tensors),
+        total_parameters=sum(counts.values()),
         first_trainable=trained[0].name,
         epochs_planned=trial.epochs,
         phases=trial.phases_label,
@@ -84,13 +87,12 @@ def _configuration(trial: Trial, axes: Sequence[str]) -> Configuration:
     )
 
 
-def _network(trial: Trial) -> tuple[Backbone, tuple[Layer, ...]]:
+def _network(trial: Trial, shape: Shape) -> tuple[Backbone, tuple[Layer, ...]]:
     """A trial's network without weights, and the layers that train.
 
     Raises:
         RecipeError: what the network does not have or cannot take.
     """
-    shape = datasets.shape(trial.data)
     zoo.check_weights(trial.backbone, trial.model)
     size = trial.data.image_size or shape.image_size
     if size:
