@@ -68,7 +68,8 @@ def test_report_of_a_whole_run(digits_run):
 def test_sections_from_top_to_bottom(digits_run, html_of):
     assert titles_of(html_of(digits_run)) == [
         "Which depth is enough", "Accuracy by depth", "Overfitting by depth", "Cost by depth", "Depths",
-        "Recall by class", "Test", "Confusion", "Accuracy by class", "Calibration", "Learning curves", "Loss curves", "Trials", "How this was run",
+        "Recall by class", "Test", "Confusion", "Accuracy by class", "Calibration", "Learning curves", "Loss curves",
+        "Trials", "How this was run",
     ]  # fmt: skip
 
 
