@@ -73,7 +73,7 @@ TORCHVISION = {
 """torchvision's classification data sets; any spelling of upper and lower case is accepted."""
 SHORT = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 DATASETS = ("digits", *SHORT, "imagefolder", "fake", *(f"torchvision:{name}" for name in TORCHVISION))
-"""What `data.dataset` may be; also `fake:<classes>`, fake images of so many classes."""
+"""What `data.dataset` may be; also `fake:<classes>`, fake images of so many classes, and `hf:<folder or name>`."""
 
 CIFAR100_SUPERCLASSES = (
     "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables", "household_electrical_devices",
@@ -104,6 +104,8 @@ def known(dataset: str) -> tuple[Known | None, str]:
         hint = near(short, spelled) or f"choose one of {', '.join(TORCHVISION)}"
         raise RecipeError(f"data.dataset={dataset} is no classification data set of torchvision; {hint}")
     kind, _, classes = dataset.partition(":")
+    if kind == "hf" and classes:
+        return None, ""
     if dataset in ("digits", "imagefolder") or (kind == "fake" and (dataset == kind or classes.isdigit())):
         return None, ""
     hint = near(dataset, dict.fromkeys(("digits", "imagefolder", "fake", *spelled)))

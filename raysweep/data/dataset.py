@@ -17,7 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..recipe import Data, Statistics
+from ..recipe import Data, RecipeError, Statistics
+from . import hugging_face, tables
 from .builtin import digits, fake, fake_counts
 from .catalogue import (
     CIFAR100_SUPERCLASS_OF,
@@ -27,7 +28,8 @@ from .catalogue import (
     known,
 )
 from .decode import ValueRange
-from .folders import folder_pool, scan
+from .folders import ImageFiles, folder_pool, scan
+from .groups import grouped, unrepresented
 from .pool import Labelling, Pool
 from .splits import split
 from .torchvision_data import torchvision_pool
@@ -108,12 +110,16 @@ def load(data: Data, image_size: int | None = None) -> Dataset:
         RecipeError: the data is missing, corrupt, unreadable or cannot be split as asked.
     """
     found, name = known(data.dataset)
+    _refuse_unused(data)
     pool = _pool(data, found, name, image_size or data.image_size)
     kept, counts, notes = np.arange(len(pool.labels)), pool.counts, pool.notes
     if data.drop_duplicates:
         kept, counts, dropped = without_copies(pool, data)
         notes = (*notes, dropped)
-    rows = {part: kept[places] for part, places in split(pool.labels[kept], counts, data).items()}
+    groups = None if pool.groups is None else pool.groups[kept]
+    rows = {part: kept[places] for part, places in split(pool.labels[kept], counts, data, groups).items()}
+    if groups is not None:
+        notes = (*notes, *unrepresented(rows, pool.labels, pool.classes))
     fine = name == "CIFAR100" and pool.classes == len(CIFAR100_SUPERCLASS_OF)
     return Dataset(
         **{part: _part(pool, rows[part]) for part in rows},
@@ -133,8 +139,27 @@ def _pool(data: Data, found: Known | None, name: str, side: int | None) -> Pool:
     if data.dataset == "digits":
         return digits()
     if data.dataset == "imagefolder":
-        return folder_pool(scan(data), (side, side) if side else None, data.value_range)
+        return folder_pool(_files(data), (side, side) if side else None, data.value_range)
+    if data.dataset.startswith("hf:"):
+        return hugging_face.hub_pool(data, (side, side) if side else None)
     return fake(data, side)
+
+
+def _files(data: Data) -> ImageFiles:
+    """The image files that a folder or a table names, grouped."""
+    return grouped(tables.scan(data) if data.labels else scan(data), data)
+
+
+def _refuse_unused(data: Data) -> None:
+    """Raise RecipeError for what only folders of images and Hugging Face's data sets have."""
+    if data.dataset == "imagefolder" or data.dataset.startswith("hf:"):
+        return
+    for name, value in (("labels", data.labels), ("group", data.group)):
+        if value is not None:
+            raise RecipeError(
+                f"data.{name}={value} goes with data.dataset=imagefolder or hf:…, not with {data.dataset}; "
+                "set data.dataset, or leave it out"
+            )
 
 
 def _fingerprint(pool: Pool, rows: dict[str, np.ndarray]) -> str:
@@ -153,6 +178,7 @@ def shape(data: Data) -> Shape:
         RecipeError: what can be seen to be wrong from names, folders and counts.
     """
     found, _ = known(data.dataset)
+    _refuse_unused(data)
     notes: tuple[str, ...] = ()
     if found:
         counts = {SPLIT_FOLDERS.get(part, "train"): count for part, count in found.counts.items()}
@@ -160,11 +186,16 @@ def shape(data: Data) -> Shape:
     elif data.dataset == "digits":
         facts, side = _evenly_labelled(10, {"train": 1_797}), 8
     elif data.dataset == "imagefolder":
-        files = scan(data)
+        files = _files(data)
         facts, side, notes = files, data.image_size, files.notes
+    elif data.dataset.startswith("hf:"):
+        facts, notes = hugging_face.hub_labelling(data)
+        side = data.image_size
     else:
         facts, side = _evenly_labelled(*fake_counts(data)), data.image_size or 32
-    rows = split(facts.labels, facts.counts, data)
+    rows = split(facts.labels, facts.counts, data, facts.groups)
+    if facts.groups is not None:
+        notes = (*notes, *unrepresented(rows, facts.labels, facts.classes))
     return Shape(facts.classes, side, **{part: len(rows[part]) for part in rows}, notes=notes)
 
 

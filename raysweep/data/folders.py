@@ -43,6 +43,12 @@ class ImageFiles(Labelling):
     """Relative to root, with slashes."""
     notes: tuple[str, ...] = ()
     """What a person must know of it: what was ignored."""
+    key: tuple[str, ...] = ()
+    """What else than the files determines the pool: the labels of a table."""
+    group_values: tuple[str, ...] | None = None
+    """The group of each image, where a table says it."""
+    columns: tuple[str, ...] = ()
+    """Of the table."""
 
 
 class _Found(NamedTuple):
@@ -225,7 +231,7 @@ def ignored_files(suffixes: Mapping[str, int]) -> str:
     return f"ignored {total:,} {'file' if total == 1 else 'files'}: {', '.join(words + more)}"
 
 
-def _stamp(path: Path) -> tuple[int, int, int, int]:
+def file_stamp(path: Path) -> tuple[int, int, int, int]:
     """Size, times of change and inode: of a file written anew one differs, though its size and time be set back.
 
     Zeros for a link to nothing, which decoding will complain of.
@@ -240,12 +246,12 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
 def folder_pool(files: ImageFiles, size: Size | None, value_range: ValueRange | None) -> Pool:
     """The images of a folder, decoded at a size (see `decode`)."""
     root = files.root.resolve()
-    stamps = [(name, *_stamp(root / name)) for name in files.names]
+    stamps = [(name, *file_stamp(root / name)) for name in files.names]
 
     def read(index: int) -> tuple[Image.Image, int]:
         return Image.open(root / files.names[index]), int(files.labels[index])
 
-    where = f"data.root={files.root}"
+    where = f"data.labels={files.key[0]}" if files.key else f"data.root={files.root}"
     encoded = Encoded(files.names, files.counts, files.class_names, read, size, where, value_range)
-    pool = cached_pool([str(root), stamps, size, value_range], lambda: encoded)
-    return replace(pool, notes=(*files.notes, *pool.notes))
+    pool = cached_pool([str(root), stamps, size, value_range, *files.key[1:]], lambda: encoded)
+    return replace(pool, notes=(*files.notes, *pool.notes), groups=files.groups)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Labelling:
     labels: np.ndarray  # (n,) int64
     counts: dict[str, int]  # images of the data's own splits, in order; keys of train, val, test
     classes: int
+    groups: np.ndarray | None = field(default=None, kw_only=True)
+    """(n,) int64: images of one number never part over splits. None where each may go anywhere."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,17 @@ hence the draw of our own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from ..recipe import Data, RecipeError
+from .groups import draw_groups
 
 
-def split(labels: np.ndarray, counts: dict[str, int], data: Data) -> dict[str, np.ndarray]:
+def split(
+    labels: np.ndarray, counts: dict[str, int], data: Data, groups: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """The rows of train, val and test, each ascending, disjoint and stratified by class.
 
     A class has at least one image in train, then one in val, then one in test, as far as it goes.
@@ -23,15 +27,22 @@ def split(labels: np.ndarray, counts: dict[str, int], data: Data) -> dict[str, n
     Args:
         labels: (n,) of all images, ordered by the data's own splits.
         counts: images in each of the data's own splits; what is missing is drawn from train.
+        data: how large they are to be, and the seed.
+        groups: (n,) of all images; those of one group are drawn together. By class as well as that allows.
+
+    Raises:
+        RecipeError: a limit below the number of classes, or too few groups.
     """
     seed = data.split_seed % 2**32
+    drawn = _draw if groups is None else partial(draw_groups, groups)
     starts = np.cumsum([0, *counts.values()])
     rows = {part: np.arange(start, start + count) for (part, count), start in zip(counts.items(), starts, strict=False)}
     if "test" not in counts:
         leave = 1 if "val" in counts else 2
-        rows["test"], rows["train"] = _draw(labels, rows["train"], data.test_fraction, leave, [seed, 0])
+        rows["test"], rows["train"] = drawn(labels, rows["train"], data.test_fraction, leave, [seed, 0])
     if "val" not in counts:
-        rows["val"], rows["train"] = _draw(labels, rows["train"], data.val_fraction, 1, [seed, 1])
+        rows["val"], rows["train"] = drawn(labels, rows["train"], data.val_fraction, 1, [seed, 1])
+    _refuse_empty(rows, groups is not None)
     if data.limit is not None and data.limit < len(rows["train"]):
         classes = len(np.unique(labels[rows["train"]]))
         if data.limit < classes:
@@ -43,6 +54,14 @@ def split(labels: np.ndarray, counts: dict[str, int], data: Data) -> dict[str, n
         for stage, part in enumerate(("train", "val", "test"), start=2):
             rows[part], _ = _draw(labels, rows[part], share, 0, [seed, stage])
     return {part: rows[part] for part in ("train", "val", "test")}
+
+
+def _refuse_empty(rows: dict[str, np.ndarray], are_grouped: bool) -> None:
+    if are_grouped and (empty := [part for part in ("test", "val") if not len(rows[part])]):
+        raise RecipeError(
+            f"data.group: {' and '.join(empty)} would be empty: every group of images is needed in train, so that it "
+            "has each class; give each class more groups, or the data splits of its own"
+        )
 
 
 def _draw(

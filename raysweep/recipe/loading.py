@@ -14,12 +14,21 @@ from . import yaml_core
 from .errors import RecipeError, near
 from .grid import EXTRA_AXES, KNOWN_KEYS, MAIN_AXES, Block, Recipe
 from .problems import problems, shown
-from .schema import is_weights_file
+from .schema import Data, is_weights_file
 from .values import listed
 from .yaml_core import YamlError
 
 QUICKSTART = "quickstart"
-LITERAL = ("name", "description", "data.dataset", "data.root", "features.dir", "model.weights")
+LITERAL = (
+    "name",
+    "description",
+    "data.dataset",
+    "data.root",
+    "data.labels",
+    "data.group",
+    "features.dir",
+    "model.weights",
+)
 """Fields that hold text: what stands behind their `=` on the command line is taken letter by letter, but for null."""
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -109,12 +118,23 @@ def _absolute(recipe: Recipe) -> Recipe:
     data, model, features = recipe.data, recipe.model, recipe.features
     return recipe.model_copy(
         update={
-            "data": data.model_copy(update={"root": data.root and _resolved("data.root", data.root)}),
+            "data": data.model_copy(update=_absolute_data(data)),
             "grid": tuple(map(_absolute_block, recipe.grid)),
             "model": model.model_copy(update={"weights": _weights(model.weights)}),
             "features": features.model_copy(update={"dir": features.dir and _resolved("features.dir", features.dir)}),
         }
     )
+
+
+def _absolute_data(data: Data) -> dict[str, str | None]:
+    """The paths of the data, absolute."""
+    found = {"root": data.root and _resolved("data.root", data.root)}
+    kind, _, folder = data.dataset.partition(":")
+    if kind == "hf" and Path(folder).expanduser().is_dir():
+        found["dataset"] = f"hf:{_resolved('data.dataset', folder)}"
+    elif data.labels and kind != "hf":
+        found["labels"] = _resolved("data.labels", data.labels)
+    return found
 
 
 def _absolute_block(block: Block) -> Block:

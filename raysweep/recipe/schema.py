@@ -50,9 +50,15 @@ class Data(Frozen):
     """The images and how they are split."""
 
     dataset: DatasetName = "digits"
-    """digits, cifar10, cifar100, imagefolder, fake, or torchvision:<Name>."""
+    """digits, cifar10, cifar100, imagefolder, fake, torchvision:<Name>, or hf:<folder or name> of Hugging Face."""
     root: str | None = None
     """Folder of the data; the user's cache when null."""
+    labels: str | None = None
+    """Of imagefolder: a CSV or Parquet table with the columns file (below root, else below the table's folder) and
+    label, and if there are any split and group, instead of class folders. Of hf: the column of the labels."""
+    group: str | None = None
+    """What images have in common that are not to part over splits, such as a patient or a video: a column of the
+    table, or a regular expression whose first group it is in a file's name. The table's column group when null."""
     image_size: Annotated[int, Field(strict=True, ge=8, le=1024)] | None = None
     """Side in pixels that images are resized to, in batches on the device; their own size when null."""
     normalize: Normalize = "backbone"

@@ -34,6 +34,8 @@ def shrink(recipe: Recipe) -> Recipe:
         update={
             "dataset": f"fake:{shape.classes}",
             "root": None,
+            "labels": None,
+            "group": None,
             "image_size": size,
             "limit": max(LEAST_IMAGES, IMAGES_PER_CLASS * shape.classes),
         }
