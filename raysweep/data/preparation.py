@@ -7,6 +7,7 @@ is first decoded to the stored size, so that a served image goes the way of a tr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,12 +37,18 @@ class Preparation:
         """An opened image as the data set would store it: (3, height, width) uint8."""
         return decode(image, self.stored, self.value_range)
 
-    def __call__(self, images: Tensor, flips: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        flips: Tensor | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Stored images to the network's input, on their device.
 
         Args:
             images: (batch, 3, height, width) uint8.
             flips: (batch,) bool, which images to mirror.
+            change: what to do to the images at the input size, from 0 to 1, before they are normalised.
 
         Returns:
             (batch, 3, image_size, image_size) float32, channels last.
@@ -54,6 +61,8 @@ class Preparation:
             scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True, align_corners=False)
         if flips is not None:
             scaled = torch.where(flips.view(-1, 1, 1, 1), scaled.flip(-1), scaled)
+        if change is not None:
+            scaled = change(scaled)
         mean, std = _channels(self.statistics, images.device)
         return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
 

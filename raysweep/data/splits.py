@@ -53,6 +53,8 @@ def split(
         share = data.limit / len(rows["train"])
         for stage, part in enumerate(("train", "val", "test"), start=2):
             rows[part], _ = _draw(labels, rows[part], share, 0, [seed, stage])
+    if data.imbalance is not None:
+        rows["train"] = _long_tailed(labels, rows["train"], data.imbalance, [seed, 5])
     return {part: rows[part] for part in ("train", "val", "test")}
 
 
@@ -62,6 +64,17 @@ def _refuse_empty(rows: dict[str, np.ndarray], are_grouped: bool) -> None:
             f"data.group: {' and '.join(empty)} would be empty: every group of images is needed in train, so that it "
             "has each class; give each class more groups, or the data splits of its own"
         )
+
+
+def _long_tailed(labels: np.ndarray, rows: np.ndarray, ratio: float, seed: Sequence[int]) -> np.ndarray:
+    """Rows of which the last class has `ratio` times fewer than the largest had, at least one, ascending."""
+    order = np.random.RandomState(seed).permutation(rows)
+    order = order[np.argsort(labels[order], kind="stable")]
+    present, counts = np.unique(labels[order], return_counts=True)
+    falling = counts.max() * ratio ** (-np.arange(len(present)) / max(1, len(present) - 1))
+    quotas = np.maximum(1, np.floor(falling + 0.5).astype(np.int64))
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[rank < np.repeat(quotas, counts)])
 
 
 def _draw(

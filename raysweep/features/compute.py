@@ -9,6 +9,7 @@ claim them one by one.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.augment import Augmentation
 from ..data.sources import Images
 from ..nets.cut import Cut
 from ..nets.task import cut_of, outputs_of, task_of
@@ -49,18 +51,21 @@ class OwnPrefix:
 @dataclass(frozen=True)
 class _Shard:
     split: str
-    flip: bool
+    view: str
+    """See `Spec`."""
     start: int
     end: int
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{'mirrored' if self.flip else 'plain'}-{self.start}"
+        view = hashlib.blake2b(self.view.encode(), digest_size=6).hexdigest() if self.view else "plain"
+        return f"{self.split}-{view}-{self.start}"
 
 
 def is_cacheable(phase: Trial, cut: Cut) -> bool:
-    """Whether there is a prefix and it is a fixed function of the image."""
-    return cut.prefix is not None and phase.model.batch_norm != "training"
+    """Whether there is a prefix, it is a fixed function of the image, and images have a fixed set of views."""
+    fixed = phase.model.batch_norm != "training" and not phase.train.mixes_images
+    return cut.prefix is not None and fixed and Augmentation.of(phase.data).is_finite
 
 
 def store_of(settings: Features) -> Store:
@@ -69,12 +74,12 @@ def store_of(settings: Features) -> Store:
     return Store(None if settings.dir is None else Path(settings.dir), budget, settings.verify)
 
 
-def views_of(phase: Trial) -> list[tuple[str, bool]]:
-    """Splits and views that training reads: mirrored ones of the training images alone."""
-    return [("train", False), ("val", False)] + ([("train", True)] if "hflip" in phase.data.augment else [])
+def views_of(phase: Trial) -> list[tuple[str, int]]:
+    """Splits and numbers of the views that training reads: other ones than 0 of the training images alone."""
+    return [("train", 0), ("val", 0), *(("train", number) for number in Augmentation.of(phase.data).numbers)]
 
 
-def specs_of(phase: Trial, split: str, flip: bool, dtype: str, own: OwnPrefix | None = None) -> list[Spec]:
+def specs_of(phase: Trial, split: str, view: int, dtype: str, own: OwnPrefix | None = None) -> list[Spec]:
     """The stored features, one a frontier tensor, that a phase reads of a split in one view."""
     task, cut = task_of(phase), cut_of(phase)
     return [
@@ -84,7 +89,7 @@ def specs_of(phase: Trial, split: str, flip: bool, dtype: str, own: OwnPrefix | 
             count=len(getattr(task.dataset, split)),
             image_size=task.preparation.image_size,
             statistics=task.preparation.statistics,
-            flip=flip,
+            view=Augmentation.of(phase.data).name(view),
             network=own.digest if own else task.digest,
             node=node,
             shape=shape,
@@ -99,8 +104,8 @@ def stored_split(
 ) -> Stored | None:
     """A split's stored features, or None if they are not all there."""
     store = store_of(settings)
-    flips = [flip for name, flip in views_of(phase) if name == split]
-    views = [[store.open(spec) for spec in specs_of(phase, split, flip, settings.dtype, own)] for flip in flips]
+    numbers = [number for name, number in views_of(phase) if name == split]
+    views = [[store.open(spec) for spec in specs_of(phase, split, number, settings.dtype, own)] for number in numbers]
     whole = [[array for array in view if array is not None] for view in views]
     if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
         return None
@@ -166,10 +171,10 @@ class Progress:
 
 
 def _shards(making: Making) -> list[_Shard]:
-    wanted = sorted({(spec.split, spec.flip, spec.count) for spec in making.files})
+    wanted = sorted({(spec.split, spec.view, spec.count) for spec in making.files})
     return [
-        _Shard(split, flip, start, min(start + SHARD, count))
-        for split, flip, count in wanted
+        _Shard(split, view, start, min(start + SHARD, count))
+        for split, view, count in wanted
         for start in range(0, count, SHARD)
     ]
 
@@ -218,12 +223,14 @@ class _Pass:
     def __init__(self, phase: Trial, files: dict[Spec, Path], device: torch.device, own: OwnPrefix | None) -> None:
         self.task, self.device = task_of(phase), device
         self.files = files
-        self.networks = {view: self._network(phase, own, view) for view in {(s.split, s.flip) for s in files}}
+        self.augmentation = Augmentation.of(phase.data)
+        self.numbers = {self.augmentation.name(number): number for _, number in views_of(phase)}
+        self.networks = {view: self._network(phase, own, view) for view in {(s.split, s.view) for s in files}}
 
-    def _wanted(self, view: tuple[str, bool]) -> list[Spec]:
-        return [spec for spec in self.files if (spec.split, spec.flip) == view]
+    def _wanted(self, view: tuple[str, str]) -> list[Spec]:
+        return [spec for spec in self.files if (spec.split, spec.view) == view]
 
-    def _network(self, phase: Trial, own: OwnPrefix | None, view: tuple[str, bool]) -> nn.Module:
+    def _network(self, phase: Trial, own: OwnPrefix | None, view: tuple[str, str]) -> nn.Module:
         nodes = [spec.node for spec in self._wanted(view)]
         network = outputs_of(phase, nodes) if own is None else _Picked(own.network, cut_of(phase).frontier, nodes)
         if own is None and self.device.type != "cpu":
@@ -233,15 +240,17 @@ class _Pass:
     @torch.no_grad()
     def compute(self, shard: _Shard) -> int:
         """Pass a shard's images through; returns their number."""
-        wanted = self._wanted((shard.split, shard.flip))
+        wanted = self._wanted((shard.split, shard.view))
         arrays = [np.load(self.files[spec], mmap_mode="r+", allow_pickle=False) for spec in wanted]
         split = getattr(self.task.dataset, shard.split)
-        network = self.networks[shard.split, shard.flip]
-        source = Images(split.pool, split.rows, self.task.preparation, self.device, network)
+        network = self.networks[shard.split, shard.view]
+        source = Images(
+            split.pool, split.rows, self.task.preparation, self.device, network, augmentation=self.augmentation
+        )
         size = max(8, min(128, PIXELS_AT_ONCE // self.task.preparation.image_size**2))
         for positions in torch.arange(shard.start, shard.end).split(size):
-            flips = torch.ones(len(positions), dtype=torch.bool) if shard.flip else None
-            for spec, array, values in zip(wanted, arrays, source.batch(positions, flips, False), strict=True):
+            views = self.augmentation.views(self.numbers[shard.view], len(positions))
+            for spec, array, values in zip(wanted, arrays, source.batch(positions, views, False), strict=True):
                 write_batch(array, int(positions[0]), values, spec.dtype)
         for array in arrays:
             array.flush()

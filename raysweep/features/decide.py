@@ -140,7 +140,7 @@ def group_key(trial: Trial) -> tuple[Any, ...]:
 
 def cut_key(trial: Trial) -> tuple[Any, ...]:
     """Equal for trials that read the same features."""
-    return (*group_key(trial), trial.depth)
+    return (*group_key(trial), trial.depth, trial.train.mixes_images)
 
 
 def _changed(one: Decision, store: bool, reason: str) -> Decision:
@@ -201,12 +201,21 @@ def _verdict(first: Trial, cut: Cut, saving: float, settings: Features) -> tuple
         whole = "the network could not be traced"
         return False, whole if cut.whole else "nothing is frozen before the first trained layer"
     if not is_cacheable(first, cut):
-        return False, "batch_norm=training changes with every batch"
+        return False, _what_changes(first)
     if settings.cache == "always":
         return True, "features.cache=always"
     if saving <= -MARGIN_S:
         return False, "reading would take longer than computing again"
     return True, "saves time" if saving > 0 else "is as fast"
+
+
+def _what_changes(phase: Trial) -> str:
+    """Why an image's features are never the same twice."""
+    if phase.model.batch_norm == "training":
+        return "batch_norm=training changes with every batch"
+    if phase.train.mixes_images:
+        return "mixup and cutmix mix other images in every step"
+    return f"no view of augment={'+'.join(phase.data.augment)} comes twice; data.views would store some"
 
 
 def _image_size(trial: Trial) -> int:

@@ -31,7 +31,8 @@ class Spec:
     count: int
     image_size: int
     statistics: Statistics
-    flip: bool
+    view: str
+    """What `Augmentation.name` says of the view; empty for the images themselves."""
     network: str
     """Hash of the network's tensors and of the batch-norm policy's effect on them."""
     node: str

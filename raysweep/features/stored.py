@@ -17,7 +17,7 @@ class Stored:
     def __init__(
         self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device, store: Store | None = None
     ) -> None:
-        """`views[0]` holds the frontier's arrays of the images, `views[1]` of their mirrors if there are any.
+        """`views[0]` holds the frontier's arrays of the images, the others those of their views by number.
 
         `store` is the one that opened them: its locks last as long as this source.
         """
@@ -27,41 +27,49 @@ class Stored:
     def __len__(self) -> int:
         return len(self.views[0][0])
 
-    def batch(self, positions: Tensor, flips: Tensor | None, training: bool) -> tuple[Tensor, ...]:
-        """See `raysweep.data.sources.Source`."""
-        return tuple(self._gather(index, positions, flips) for index in range(len(self.views[0])))
+    def batch(self, positions: Tensor, views: Tensor | None, training: bool) -> tuple[Tensor, ...]:
+        """See `raysweep.data.sources.Source`; a mirror is view 1."""
+        return tuple(self._gather(index, positions, views) for index in range(len(self.views[0])))
 
-    def _gather(self, index: int, positions: Tensor, flips: Tensor | None) -> Tensor:
+    def _gather(self, index: int, positions: Tensor, views: Tensor | None) -> Tensor:
         if self._resident is not None:
-            views = [view[index] for view in self._resident]
             rows = positions.to(self.device)
-            picked = views[0][rows] if flips is None else _pick(views, rows, flips.to(self.device))
-            return _as_trained(picked)
-        tensor = self._typed(self._read(index, positions.numpy(), None if flips is None else flips.numpy()))
+            numbers = torch.zeros_like(rows) if views is None else views.to(self.device).long()
+            return _as_trained(self._resident[index][numbers, rows])
+        tensor = self._typed(self._read(index, positions.numpy(), None if views is None else views.numpy().astype(int)))
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return _as_trained(tensor.to(self.device, non_blocking=True))
 
-    def _read(self, index: int, rows: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+    def _read(self, index: int, rows: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         """Copies just the rows asked for out of the map."""
         arrays = [view[index] for view in self.views]
-        if mirrored is None:
+        if numbers is None:
             return arrays[0][rows]
         gathered = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
-        for array, here in ((arrays[0], ~mirrored), (arrays[1], mirrored)):
-            gathered[here] = array[rows[here]]
+        for number in np.unique(numbers):
+            here = numbers == number
+            gathered[here] = arrays[number][rows[here]]
         return gathered
 
     def _typed(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
 
-    def _load_to_gpu(self) -> list[list[Tensor]] | None:
-        """All arrays on the GPU where they take less than half of what is free there."""
+    def _load_to_gpu(self) -> list[Tensor] | None:
+        """Every frontier tensor (views, images, ...) on the GPU, if they take less than half of what is free there."""
         needed = sum(array.nbytes for view in self.views for array in view)
         if needed > torch.cuda.mem_get_info(self.device)[0] // 2:
             return None
-        return [[self._typed(np.array(array)).to(self.device) for array in view] for view in self.views]
+        return [self._stacked([view[index] for view in self.views]) for index in range(len(self.views[0]))]
+
+    def _stacked(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """Arrays of the same shape as one tensor on the GPU, copied one by one."""
+        first = self._typed(np.array(arrays[0]))
+        whole = torch.empty((len(arrays), *first.shape), dtype=first.dtype, device=self.device)
+        for place, array in zip(whole, arrays, strict=True):
+            place.copy_(self._typed(np.array(array)))
+        return whole
 
 
 class FeatureOverflowError(ArithmeticError):
@@ -80,11 +88,6 @@ def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> No
         most = float(values.abs().max())
         raise FeatureOverflowError(f"they reach {most:.3g}, more than {dtype} holds; set features.dtype=float32")
     array[start : start + len(values)] = typed.view(torch.uint16).numpy() if dtype == "bfloat16" else typed.numpy()
-
-
-def _pick(views: Sequence[Tensor], rows: Tensor, flips: Tensor) -> Tensor:
-    mask = flips.view(-1, *[1] * (views[0].dim() - 1))
-    return torch.where(mask, views[1][rows], views[0][rows])
 
 
 def _as_trained(tensor: Tensor) -> Tensor:

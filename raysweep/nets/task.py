@@ -46,7 +46,7 @@ def task_of(trial: Trial) -> TransferTask:
     Raises:
         RecipeError: data or weights are not there, or cannot be used; the network does not take the images' size.
     """
-    return _task(trial.backbone, trial.model, weights_seed(trial), trial.data)
+    return _task(trial.backbone, trial.model, weights_seed(trial), _unaugmented(trial.data))
 
 
 def cut_of(trial: Trial) -> Cut:
@@ -55,12 +55,12 @@ def cut_of(trial: Trial) -> Cut:
     Raises:
         RecipeError: as `task_of`, or a depth that the network does not have.
     """
-    return _cut(trial.backbone, trial.model, weights_seed(trial), trial.data, trial.depth)
+    return _cut(trial.backbone, trial.model, weights_seed(trial), _unaugmented(trial.data), trial.depth)
 
 
 def outputs_of(trial: Trial, nodes: Sequence[str]) -> fx.GraphModule:
     """The part of a trial's network that computes the named nodes; kept for the next call."""
-    return _outputs(trial.backbone, trial.model, weights_seed(trial), trial.data, tuple(nodes))
+    return _outputs(trial.backbone, trial.model, weights_seed(trial), _unaugmented(trial.data), tuple(nodes))
 
 
 def weights_seed(trial: Trial) -> int:
@@ -84,6 +84,13 @@ def tensors_digest(tensors: Mapping[str, Tensor], skip: Sequence[str] = ()) -> s
     return digest.hexdigest()
 
 
+def _unaugmented(data: Data) -> Data:
+    """The data as a task has it: what is done to training images changes nothing of it."""
+    return data.model_copy(
+        update={name: Data.model_fields[name].default for name in ("augment", "crop_scale", "views")}
+    )
+
+
 @lru_cache(maxsize=2)
 def _dataset(data: Data) -> Dataset:
     return datasets.load(data)
@@ -91,7 +98,7 @@ def _dataset(data: Data) -> Dataset:
 
 @lru_cache(maxsize=2)
 def _task(name: str, model: Model, seed: int, data: Data) -> TransferTask:
-    dataset = _dataset(data.model_copy(update={"normalize": "none", "augment": ()}))
+    dataset = _dataset(data.model_copy(update={"normalize": "none"}))
     image_size = _image_size(data, dataset)
     sizes.check(name, model.weights, image_size)
     backbone = backbones.build(name, model, len(dataset.class_names), seed, image_size)

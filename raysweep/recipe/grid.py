@@ -15,8 +15,8 @@ from .problems import problems
 from .schema import Asha, Data, Features, Final, Head, Model, Phase, Resources, Train
 from .values import Depth, Frozen, Objective, Positive, Seed, Statistics, axis, depth_label
 
-IMAGE_FIELDS = ("image_size", "normalize")
-"""Fields of `data` that may differ from one backbone to the next."""
+IMAGE_FIELDS = ("image_size", "normalize", "augment", "crop_scale", "views")
+"""Fields of `data` that leave the images and their splits as they are."""
 UNSEEN = ("checkpoint_every_minutes",)
 """Fields of `train` that change no row of a trial."""
 TRAIN_AXES = tuple(name for name in Train.model_fields if name not in UNSEEN)

@@ -46,6 +46,10 @@ Decay = Annotated[float, Field(strict=True, gt=0, le=1)]
 NonNegative = Annotated[float, Field(strict=True, ge=0)]
 
 
+Augmentations = Literal["hflip", "crop", "color", "trivial", "randaugment", "erase"]
+CropShare = Annotated[float, Field(strict=True, gt=0, le=1)]
+
+
 class Data(Frozen):
     """The images and how they are split."""
 
@@ -63,8 +67,15 @@ class Data(Frozen):
     """Side in pixels that images are resized to, in batches on the device; their own size when null."""
     normalize: Normalize = "backbone"
     """Whose channel statistics images are normalised with, or the statistics themselves."""
-    augment: Annotated[tuple[Literal["hflip"], ...], BeforeValidator(listed)] = ()
-    """Random augmentations of training images. Horizontal flips have two views, so features stay cacheable."""
+    augment: Annotated[tuple[Augmentations, ...], BeforeValidator(listed)] = ()
+    """Random changes of training images, at the network's input size, in the order crop (random resized crop), hflip,
+    color (jitter), trivial (TrivialAugmentWide), randaugment, erase. Horizontal flips alone have two views, so that
+    features stay cacheable; with any other the prefix is computed anew in every epoch, unless `views` is set."""
+    crop_scale: Annotated[tuple[CropShare, CropShare], AfterValidator(_ascending)] = (0.08, 1.0)
+    """Of crop: the least and the largest share of an image's area."""
+    views: Count | None = None
+    """How many fixed random views of each image there are, from which each epoch draws; they are stored where that
+    saves time and there is room. Without end when null. Of no effect without random augmentations."""
     val_fraction: Part = 0.2
     """Share of the training images held out for validation; ignored where the data has its own val split."""
     test_fraction: Part = 0.2
@@ -72,6 +83,9 @@ class Data(Frozen):
     split_seed: Seed = 45
     limit: Annotated[int, Field(strict=True, ge=2)] | None = None
     """At most so many training images, stratified by class; val and test shrink in proportion."""
+    imbalance: Annotated[float, Field(strict=True, ge=1)] | None = None
+    """Thin out the training images so that the last class has so many times fewer than the first, exponentially in
+    between (Cui et al. 2019, arXiv:1901.05555); to study unequal classes on data of equal ones. null takes them all."""
     value_range: Annotated[tuple[Number, Number], AfterValidator(_ascending)] | None = None
     """Of images with more than 8 bits: the values that become black and white; the lowest and the highest of all
     images when null."""
@@ -197,6 +211,11 @@ class Train(Frozen):
     """Order of the training images in an epoch. shuffle: each once. balanced: as many, drawn with replacement, each
     class as likely as any other."""
     label_smoothing: Share = 0.0
+    mixup: NonNegative = 0.0
+    """Alpha of mixup (Zhang et al. 2018, arXiv:1710.09412); 0 mixes nothing. Images are mixed before the network, so
+    that its frozen prefix is computed anew in every step."""
+    cutmix: NonNegative = 0.0
+    """Alpha of CutMix (Yun et al. 2019, arXiv:1905.04899); with mixup too, each step draws one of the two."""
     ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     """Decay of a moving average of the weights, at most; it rises towards that, as 1 - (1 + steps) ** (-2/3), so that
     short trainings are averaged too. The averages are measured, handed to the next phase and exported."""
@@ -218,6 +237,11 @@ class Train(Frozen):
     """A trial saves its state after every epoch, and within long ones every so many minutes."""
     phases: tuple[Phase, ...] = ()
     """Trainings in a row, the optimizer fresh in each; one as the trial says when empty."""
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether images are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 COMPARED_WITHIN = ("backbone", "depth", "seed")

@@ -62,7 +62,8 @@ def _configuration(trial: Trial, axes: Sequence[str], shape: Callable[[Data], Sh
     counts = {name: parameter.numel() for name, parameter in backbone.network.named_parameters()}
     tensors = [name for layer in trained for name in layer.parameters]
     data, model, train = (getattr(trial, part).model_dump(mode="json") for part in ("data", "model", "train"))
-    values = data | model | {"head": trial.model.head.label} | train | {"phases": trial.phases_label or None}
+    named = {"head": trial.model.head.label, "augment": "+".join(trial.data.augment) or "none"}
+    values = data | model | train | named | {"phases": trial.phases_label or None}
     return Configuration(
         trial=trial.name,
         backbone=trial.backbone,

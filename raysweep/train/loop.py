@@ -21,15 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.augment import Augmentation
 from ..nets.layers import BATCH_NORMS, set_modes
 from ..recipe import Train, Trial
-from .batches import Batch, batches, mix, steps_of
+from .batches import Batch, batches, inputs_of, mix, steps_of
 from .checkpoint import Checkpoint, optimizer_state, prefixed, restore_optimizer
 from .classes import chances, class_weights
 from .ddp import World, autocast, exchange, parallel, synchronised_batch_norm
 from .ema import Averages
 from .measures import Measures, StepMeasures
 from .metrics import Labelled, Predictions, predict
+from .mixing import mixing_of
 from .optim import optimizer_of, scaled_rates, schedule_of, warmth
 from .randomness import Draws
 
@@ -175,11 +177,12 @@ class Training:
     def _steps(self, epoch: int) -> None:
         """The optimizer steps of an epoch that are still to be done."""
         count, size, seed = len(self.training), self.settings.batch_size, self.phase.seed
-        flip = "hflip" in self.phase.data.augment
-        for number, batch in enumerate(batches(count, size, seed, epoch, flip, self.chances), start=1):
+        augmentation = Augmentation.of(self.phase.data)
+        for number, batch in enumerate(batches(count, size, seed, epoch, augmentation, self.chances), start=1):
             if number <= self.epoch.steps:
                 continue
-            self.epoch.loss_sum += self._step(batch, mix(seed, epoch, number))
+            step_seed = mix(seed, epoch, number)
+            self.epoch.loss_sum += self._step(batch.mixed(mixing_of(self.settings, step_seed)), step_seed)
             self.steps_done += 1
             self.epoch.steps = number
             if self._validates_now():
@@ -238,14 +241,17 @@ class Training:
 
     def _loss(self, own: Batch) -> Tensor:
         """Summed loss of some training images."""
-        inputs = self.training.source.batch(own.positions, own.flips, training=True)
-        labels = self.training.labels[own.positions].to(self.world.device, non_blocking=True)
+        inputs, share = inputs_of(self.training.source, own)
         with autocast(self.settings, self.world.device):
             scores = self.model(*inputs)
-            return self._cross_entropy(scores, labels)
+            loss = self._cross_entropy(scores, own.positions)
+            if own.partners is not None:
+                loss = share * loss + (1 - share) * self._cross_entropy(scores, own.partners.positions)
+            return loss
 
-    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Summed over images, with smoothed labels and the weights of their classes."""
+    def _cross_entropy(self, scores: Tensor, positions: Tensor) -> Tensor:
+        """Summed over images, against the labels at some positions, smoothed and with the weights of their classes."""
+        labels = self.training.labels[positions].to(self.world.device, non_blocking=True)
         weights = self.class_weights
         if weights is not None:  # a kept classifier has more outputs than there are classes
             weights = F.pad(weights, (0, scores.shape[1] - len(weights)), value=1.0).to(scores.dtype)

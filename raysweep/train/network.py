@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..data.augment import Augmentation
 from ..data.sources import Images, Source
 from ..features.compute import OwnPrefix
 from ..features.stored import Stored
@@ -100,7 +101,13 @@ def labelled(
     """A split as training sees it: from stored features, else from images through the frozen prefix."""
     images = getattr(network.task.dataset, split)
     source: Source = stored or Images(
-        images.pool, images.rows, network.task.preparation, device, network.prefix, phase.model.batch_norm
+        images.pool,
+        images.rows,
+        network.task.preparation,
+        device,
+        network.prefix,
+        phase.model.batch_norm,
+        Augmentation.of(phase.data),
     )
     return Labelled(source, torch.from_numpy(images.labels))
 

@@ -163,8 +163,8 @@ class Fit:
     def _splits(self, phase: Trial) -> tuple[Labelled, Labelled | None, bool]:
         """Images to train on and to validate on, and whether both come from stored features."""
         stored = self._stored(phase)
-        if self.refit is not None and "hflip" in phase.data.augment:
-            stored[1] = None  # validation images are mirrored here alone: that view is not stored
+        if self.refit is not None and phase.data.augment:
+            stored[1] = None  # validation images are augmented here alone: those views are not stored
         first, second = (
             labelled(self.network, phase, split, self.world.device, source)
             for split, source in zip(("train", "val"), stored, strict=True)

@@ -23,6 +23,23 @@ def test_splits_are_disjoint_and_together_everything():
     assert sum(map(len, rows.values())) == 1797
 
 
+def test_a_long_tail_by_hand():
+    """Of 100, 100 and 30 training images stay 100, 100 / 2 and 100 / 4."""
+    labels, counts = np.repeat([0, 1, 2], [100, 100, 30]), {"train": 230, "val": 0, "test": 0}
+    rows = split(labels, counts, Data(imbalance=4.0))
+    assert np.bincount(labels[rows["train"]]).tolist() == [100, 50, 25]
+    assert rows["train"].tolist() == sorted(set(rows["train"].tolist()))
+    other = split(labels, counts, Data(imbalance=4.0, split_seed=1))
+    assert other["train"].tolist() != rows["train"].tolist()
+    assert np.bincount(labels[split(labels, counts, Data(imbalance=1000.0))["train"]]).tolist() == [100, 3, 1]
+
+
+def test_a_long_tail_leaves_val_and_test_as_they_are():
+    whole, thin = rows_of(Data()), rows_of(Data(imbalance=50.0))
+    assert (thin["val"], thin["test"]) == (whole["val"], whole["test"])
+    assert thin["train"] < whole["train"]
+
+
 def test_splits_follow_the_seed_alone():
     assert rows_of(Data(split_seed=1)) == rows_of(Data(split_seed=1))
     assert rows_of(Data(split_seed=1)) != rows_of(Data(split_seed=2))

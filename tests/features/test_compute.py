@@ -29,9 +29,9 @@ from tests.features.small_trials import TRAIN_IMAGES, VAL_IMAGES, trial_of, tria
 CPU = torch.device("cpu")
 SHARD = 20
 """Images: so that no split is a whole number of shards."""
-VIEWS = (("train", False, TRAIN_IMAGES), ("train", True, TRAIN_IMAGES), ("val", False, VAL_IMAGES))
+VIEWS = (("train", "", TRAIN_IMAGES), ("train", "mirrored", TRAIN_IMAGES), ("val", "", VAL_IMAGES))
 SHARDS = [
-    (split, flip, start, min(start + SHARD, count)) for split, flip, count in VIEWS for start in range(0, count, SHARD)
+    (split, view, start, min(start + SHARD, count)) for split, view, count in VIEWS for start in range(0, count, SHARD)
 ]
 """Of a trial with flips."""
 
@@ -48,7 +48,7 @@ def computed(monkeypatch):
 
     def recorded(one, shard):
         count = whole(one, shard)
-        shards.append((shard.split, shard.flip, shard.start, shard.end))
+        shards.append((shard.split, shard.view, shard.start, shard.end))
         return count
 
     whole = compute._Pass.compute
@@ -118,7 +118,7 @@ def test_nothing_is_made_twice(settings, computed):
     assert sum(end - start for *_, start, end in computed) == TRAIN_IMAGES + VAL_IMAGES
     computed.clear()
     make([trial_of(depth=1, augment=["hflip"])], settings)
-    assert {shard[:2] for shard in computed} == {("train", True)}
+    assert {shard[:2] for shard in computed} == {("train", "mirrored")}
     assert bytes_made([trial_of(depth=1, image_size=24)], settings) > 0
     assert bytes_made([trial_of(depth=1, batch_norm="recalibrated")], settings) > 0
 
@@ -144,7 +144,7 @@ def test_stored_needs_every_view_and_tensor(settings):
     trial = trial_of("resnet18", 3, augment=["hflip"])
     make([trial], settings)
     assert stored_split(trial, "train", settings, CPU) is not None
-    spec = specs_of(trial, "train", flip=True, dtype="float32")[1]
+    spec = specs_of(trial, "train", view=1, dtype="float32")[1]
     (folder_of(settings) / f"{spec.digest}.json").unlink()
     assert stored_split(trial, "train", settings, CPU) is None
     assert stored_split(trial, "val", settings, CPU) is not None
@@ -198,7 +198,7 @@ def test_failing_pass_stores_nothing(settings, computed, monkeypatch, devices):
     assert list(store_of(settings).folder.glob("*.np*")) == []
     assert stored_split(trial_of(), "train", settings, CPU) is None
     before = set(computed)
-    assert (("train", False, 0, SHARD) in before) or devices > 1
+    assert (("train", "", 0, SHARD) in before) or devices > 1
     computed.clear()
     make([trial_of()], settings)
     assert set(computed) == set(SHARDS) - {shard for shard in SHARDS if shard[1]} - before
@@ -241,7 +241,7 @@ def make_elsewhere(phases, settings, name, met=None, stop_at=None, ready=None):
             ready.set()
             time.sleep(60)
         with (folder_of(settings).parent / "log").open("a") as log:
-            log.write(f"{name} {shard.split} {shard.flip} {shard.start} {shard.end}\n")
+            log.write(f"{name} {shard.split} {shard.view or 'plain'} {shard.start} {shard.end}\n")
         return whole(one, shard)
 
     compute._Pass.compute = logged_compute
@@ -253,7 +253,7 @@ def make_elsewhere(phases, settings, name, met=None, stop_at=None, ready=None):
 def logged(settings):
     """The shards that other processes computed, and who did."""
     lines = [line.split() for line in (folder_of(settings).parent / "log").read_text().splitlines()]
-    shards = [(split, flip == "True", int(start), int(end)) for _, split, flip, start, end in lines]
+    shards = [(split, view.replace("plain", ""), int(start), int(end)) for _, split, view, start, end in lines]
     return shards, {line[0] for line in lines}
 
 

@@ -122,6 +122,32 @@ def test_flips_and_16_bits_count(machine):
     assert half.mebibytes == pytest.approx(plain.mebibytes / 2)
 
 
+def test_views_are_weighed(machine):
+    """Each takes a pass and its room; without end of them nothing can be stored."""
+    machine(0.001)
+    (plain,), (four,), (fresh,), (mixed,) = (
+        decisions([1], **more)
+        for more in (
+            {},
+            {"data": {"augment": ["crop"], "views": 4}},
+            {"data": {"augment": ["crop", "hflip"]}},
+            {"grid": {"mixup": 0.2}},
+        )
+    )
+    assert four.images_computed == COMPUTED + 4 * 328
+    assert four.mebibytes == pytest.approx(plain.mebibytes * (COMPUTED + 4 * 328) / COMPUTED)
+    assert four.predicted_saving_s < plain.predicted_saving_s
+    assert (fresh.store, mixed.store) == (False, False)
+    assert fresh.reason == "no view of augment=crop+hflip comes twice; data.views would store some"
+    assert mixed.reason == "mixup and cutmix mix other images in every step"
+
+
+def test_trials_that_mix_images_are_weighed_apart(machine):
+    machine(0.001)
+    plain, mixed = decisions([1], grid={"mixup": [0.0, 0.2]})
+    assert (plain.store, mixed.store) == (True, False)
+
+
 # ---- room ----
 
 FASTER = {"1": 0.003, "3": 0.002, "5": 0.001}

@@ -41,13 +41,13 @@ def test_flips_pick_a_view_for_each_image(store, dtype):
     """Two tensors cross the cut; the mirrored view is other numbers altogether, so that a mix-up shows."""
     shapes = {"a": (4, 3, 2), "b": (5,)}
     specs = {
-        (node, flip): replace(SPEC, node=node, shape=shape, flip=flip, dtype=dtype)
+        (node, flip): replace(SPEC, node=node, shape=shape, view="mirrored" * flip, dtype=dtype)
         for node, shape in shapes.items()
         for flip in (False, True)
     }
     with store.making(list(specs.values())) as making:
         for spec, path in making.files.items():
-            fill(path, spec, seed=1 + spec.flip)
+            fill(path, spec, seed=1 + bool(spec.view))
     views = [[store.open(specs[node, flip]) for node in shapes] for flip in (False, True)]
     source = Stored(views, dtype, CPU)
     positions, flips = torch.tensor([5, 1, 1, 0]), torch.tensor([True, False, True, False])
@@ -65,7 +65,7 @@ def test_flips_pick_a_view_for_each_image(store, dtype):
 @pytest.mark.parametrize("flips", [None, torch.zeros(0, dtype=torch.bool)])
 def test_an_empty_share_of_a_batch(store, dtype, shape, flips):
     spec = replace(SPEC, shape=shape, dtype=dtype)
-    mirrored = replace(spec, flip=True)
+    mirrored = replace(spec, view="mirrored")
     make(store, spec, mirrored)
     source = Stored([[store.open(spec)], [store.open(mirrored)]], dtype, CPU)
     (found,) = source.batch(torch.zeros(0, dtype=torch.int64), flips, training=True)
@@ -77,7 +77,7 @@ def test_an_empty_share_of_a_batch(store, dtype, shape, flips):
 def test_a_batch_can_be_written_to(store, dtype, flips):
     """An in-place activation at the head of the suffix must not reach the store."""
     spec = replace(SPEC, dtype=dtype)
-    mirrored = replace(spec, flip=True)
+    mirrored = replace(spec, view="mirrored")
     make(store, spec, mirrored)
     source = Stored([[store.open(spec)], [store.open(mirrored)]], dtype, CPU)
     positions = torch.tensor([0, 1, 2])

@@ -27,7 +27,8 @@ PUBLISHED = (
 )
 IMPROVED = tuple(f"{name}-improved" for name in PUBLISHED)
 METHODS = ("gradual-unfreezing", "probe-then-finetune", "surgical")
-EVERY = (QUICKSTART, *PUBLISHED, *IMPROVED, "cifar10-resnet50-head-first", *METHODS)
+PRACTICE = ("imbalanced", "augmentation", "layer-decay")
+EVERY = (QUICKSTART, *PUBLISHED, *IMPROVED, "cifar10-resnet50-head-first", *METHODS, *PRACTICE)
 
 RESNET50 = 25_557_032
 RESNET18 = 11_689_512
@@ -295,6 +296,39 @@ def test_surgical_blocks():
         "all": (LITE0, 149),
     }
     assert planned("surgical")[0].first_trainable == "blocks.0.0.conv_dw"
+
+
+@pytest.mark.parametrize("name", PRACTICE)
+def test_practice_uses_the_quickstarts_data(name):
+    recipe, quickstart = load(name), load()
+    changed = {"crop_scale": recipe.data.crop_scale, "imbalance": recipe.data.imbalance}
+    assert recipe.data == quickstart.data.model_copy(update=changed)
+    assert {trial.backbone for trial in recipe.trials()} == {quickstart.trials()[0].backbone}
+
+
+def test_imbalanced_changes_one_thing_at_a_time():
+    trials = load("imbalanced").trials()
+    ways = {(trial.train.class_weights, trial.train.sampler) for trial in trials}
+    assert ways == {("none", "shuffle"), ("balanced", "shuffle"), ("effective", "shuffle"), ("none", "balanced")}
+    assert len(trials) == 4 * 3 * 2
+
+
+def test_augmentation_compares_none_fixed_and_new_views():
+    trials = load("augmentation").trials()
+    assert {(trial.data.augment, trial.data.views) for trial in trials} == {
+        ((), None), (("crop", "color"), None), (("crop", "color"), 4)
+    }  # fmt: skip
+    assert len(trials) == 3 * 3 * 2
+
+
+def test_layer_decay_of_the_first_layer():
+    from raysweep.nets.backbones import outline
+    from raysweep.nets.layers import layers
+
+    (decay,) = {trial.train.layer_decay for trial in load("layer-decay").trials()} - {1.0}
+    count = len(layers(outline("tf_efficientnet_lite0", load().trials()[0].model, 10).network))
+    assert count == 99
+    assert decay ** (count - 1) == pytest.approx(1 / 20, rel=0.1)
 
 
 # ---- smoke ----

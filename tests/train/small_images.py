@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from raysweep.data.augment import Augmentation
 from raysweep.data.preparation import Preparation
 from raysweep.data.sources import Images
 from raysweep.nets.scratch import SmallCnn
@@ -21,8 +22,8 @@ SIDE = 8
 class Recorder(Images):
     """Images that remember what was asked of them."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
         self.asked = []
 
     def batch(self, positions, flips, training):
@@ -36,7 +37,13 @@ def labelled(count: int, seed: int = 0, kind: type[Images] = Recorder) -> Labell
     labels = np.arange(count) % 2
     pixels = random.randint(0, 200, (count, 3, SIDE, SIDE)) + 40 * labels[:, None, None, None]
     preparation = Preparation((SIDE, SIDE), SIDE, UNIT)
-    source = kind(pixels.astype(np.uint8), np.arange(count), preparation, torch.device("cpu"))
+    source = kind(
+        pixels.astype(np.uint8),
+        np.arange(count),
+        preparation,
+        torch.device("cpu"),
+        augmentation=Augmentation(("crop",)),
+    )
     return Labelled(source, torch.from_numpy(labels))
 
 
@@ -63,14 +70,21 @@ def with_dropout(network: nn.Module, world: World | None = None, p: float = 0.5)
     return dropping, draws
 
 
-def phase_of(lr: float = 0.01, seed: int = 0, flip: bool = False, batch_norm: str = "frozen", **settings) -> Trial:
+def phase_of(
+    lr: float = 0.01,
+    seed: int = 0,
+    flip: bool = False,
+    batch_norm: str = "frozen",
+    data: Data | None = None,
+    **settings,
+) -> Trial:
     """A trial of one phase, of which only how it is trained matters; two epochs in batches of 4."""
     return Trial(
         backbone="small_cnn",
         depth="all",
         lr=lr,
         seed=seed,
-        data=Data(augment=("hflip",) if flip else ()),
+        data=data or Data(augment=("hflip",) if flip else ()),
         model=Model(batch_norm=batch_norm),
         train=Train(**{"epochs": 2, "batch_size": 4} | settings),
     )

@@ -5,7 +5,10 @@ import itertools
 import pytest
 import torch
 
+from raysweep.data.augment import Augmentation
 from raysweep.train.batches import batches, steps_of
+
+PLAIN = Augmentation()
 
 
 @pytest.mark.parametrize(
@@ -14,7 +17,7 @@ from raysweep.train.batches import batches, steps_of
 )
 def test_sizes_of_batches(count, size, sizes):
     """A last batch of one image is merged with the one before, as batch norm needs two."""
-    found = list(batches(count, size, seed=0, epoch=1, flip=False))
+    found = list(batches(count, size, seed=0, epoch=1, augmentation=PLAIN))
     assert [len(batch) for batch in found] == sizes
     assert steps_of(count, size) == len(sizes)
     assert sorted(torch.cat([batch.positions for batch in found]).tolist()) == list(range(count))
@@ -22,7 +25,7 @@ def test_sizes_of_batches(count, size, sizes):
 
 def test_order_is_drawn_for_each_epoch():
     orders = [
-        torch.cat([batch.positions for batch in batches(50, 8, seed, epoch, flip=False)]).tolist()
+        torch.cat([batch.positions for batch in batches(50, 8, seed, epoch, PLAIN)]).tolist()
         for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
     ]
     assert orders[0] == orders[1]
@@ -33,9 +36,9 @@ def test_flips_are_drawn_for_each_image_and_epoch():
     epochs = []
     for epoch in (1, 2):
         drawn = torch.zeros(400, dtype=torch.bool)
-        for batch in batches(400, 16, seed=0, epoch=epoch, flip=True):
-            assert 0 < batch.flips.sum() < len(batch) or len(batch) < 16
-            drawn[batch.positions] = batch.flips
+        for batch in batches(400, 16, seed=0, epoch=epoch, augmentation=Augmentation(("hflip",))):
+            assert 0 < batch.views.sum() < len(batch) or len(batch) < 16
+            drawn[batch.positions] = batch.views
         epochs.append(drawn)
     for drawn in (*epochs, epochs[0] ^ epochs[1]):
         assert 150 < drawn.sum() < 250  # five standard deviations of 10

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.recipe import Features
+from raysweep.recipe import Data, Features
 from raysweep.train import checkpoint
 from raysweep.train.batches import Batch
 from raysweep.train.checkpoint import Checkpoint, Folder, optimizer_state, restore_optimizer
@@ -136,6 +136,8 @@ SETTINGS = [
     {"ema": 0.9, "warmup_epochs": 1.5},
     {"ema": 0.5, "patience": 1, "epochs": 6, "lr": 1.0, "optimizer": "lion"},
     {"class_weights": "balanced", "sampler": "balanced", "flip": True},
+    {"mixup": 0.4, "cutmix": 1.0, "data": Data(augment=("crop", "erase"))},
+    {"data": Data(augment=("crop", "hflip"), views=3), "accumulate_steps": 2},
     {"accumulate_steps": 2, "layer_decay": 0.8, "decay_norms": False, "weight_decay": 0.1, "schedule": "cosine"},
 ]
 

@@ -44,6 +44,14 @@ TRIALS = {
         trial_of(VIT, "blocks.1", **TWO, ema=0.8, accumulate_steps=3, warmup_epochs=1, layer_decay=0.8),
         None,
     ),
+    "views, mixed": (
+        trial_of("resnet18", 3, **FOUR | RECALIBRATED | {"augment": ["crop", "color"]}, mixup=0.5, cutmix=0.5),
+        None,
+    ),
+    "fixed views, refit": (
+        trial_of("small_cnn", 3, **FOUR | RECALIBRATED | {"augment": ["crop", "hflip"]}, views=3),
+        [2],
+    ),
     "parts, statistics move": (
         trial_of("resnet18", 3, **FOUR | MOVING | {"limit": 24}, accumulate_steps=2, nesterov=True),
         None,

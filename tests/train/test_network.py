@@ -1,5 +1,6 @@
 """A trial's network in two sides, and that features stored of the first change nothing for the second."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -100,6 +101,23 @@ def test_cached_epochs_are_the_uncached_ones(settings, backbone, depth, frontier
     images = TRAIN_IMAGES * (1 + len(augment)) + VAL_IMAGES
     assert make(trial, settings) == images * 4 * cut.numbers_per_image
     assert_alike(measures_of(trial, settings), measures_of(trial))
+
+
+def test_cached_epochs_of_fixed_views_are_the_uncached_ones(settings):
+    """Stored or not, the views are the same; each is one pass over the training images."""
+    trial = trial_of("small_cnn", 3, augment=["crop", "hflip", "erase"], views=3)
+    cut = cut_of(trial)
+    assert is_cacheable(trial, cut)
+    assert make(trial, settings) == (TRAIN_IMAGES * 4 + VAL_IMAGES) * 4 * cut.numbers_per_image
+    assert_alike(measures_of(trial, settings), measures_of(trial))
+    assert make(trial_of("small_cnn", 3, augment=["hflip", "crop", "erase"], views=2), settings) == 0  # among the three
+
+
+@pytest.mark.parametrize("fields", [{"augment": ["crop"]}, {"mixup": 0.2}, {"cutmix": 1.0, "augment": ["hflip"]}])
+def test_views_without_end_are_not_stored(fields):
+    trial = trial_of("small_cnn", 3, **fields)
+    assert not is_cacheable(trial, cut_of(trial))
+    assert all(math.isfinite(row["train_loss"]) for row in measures_of(trial))
 
 
 @pytest.mark.slow

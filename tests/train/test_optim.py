@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from raysweep.data.augment import Augmentation
 from raysweep.nets.layers import layers
 from raysweep.recipe import Train
 from raysweep.train.batches import batches
@@ -171,4 +172,4 @@ def test_warm_up_rises_with_every_step(epochs, expected):
 
 
 def both_epochs():
-    return [batch for epoch in (1, 2) for batch in batches(12, 4, 0, epoch, flip=False)]
+    return [batch for epoch in (1, 2) for batch in batches(12, 4, 0, epoch, Augmentation())]

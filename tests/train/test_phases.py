@@ -167,10 +167,10 @@ def test_a_refit_has_no_patience():
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("augment", [[], ["hflip"]])
+@pytest.mark.parametrize("augment", [[], ["hflip"], ["crop", "color"]])
 def test_refit_from_stored_features(features, augment):
-    """On train + val, with flips, wherever their features are."""
-    trial = trial_of(depth=3, augment=augment, optimizer="sgd")
+    """On train + val, with flips or fixed views, wherever their features are."""
+    trial = trial_of(depth=3, augment=augment, views=2, optimizer="sgd")
     make(trial, features)
     found = rows_of(trial, Sharing(features, frozenset([trial.name])), refit=[2])
     expected = rows_of(trial, Sharing(features), refit=[2])
