@@ -40,6 +40,7 @@ def _text(run: Run, note: dict[str, Any]) -> str:
     dtype = ((run.about.get("recipe") or {}).get("features") or {}).get("dtype") or "float32"
     if dtype != "float32":
         text += f"It is stored as {dtype}, which rounds it. "
+    text += _views(run.about["recipe"])
     text += f"Predicted saving: {wording.duration(max(0.0, predicted))} of one process, if no trial is stopped early. "
     saved = _saved(run, stored)
     if made:
@@ -49,6 +50,24 @@ def _text(run: Run, note: dict[str, Any]) -> str:
         text += "Measured: everything was there from an earlier run, so no pass was made. "
     text += f"The epochs that were run read features that would have taken {wording.duration(saved)} to compute."
     return text + "".join(f" Warning: {one['problem']}." for one in note["made"] if one["problem"])
+
+
+def _views(recipe: Row) -> str:
+    """What a random augmentation's views were, where there was one with a fixed number of them."""
+    blocks = recipe.get("grid", {})
+    places = [recipe.get("data", {}), *(blocks if isinstance(blocks, list) else [blocks])]
+    counts = {count for place in places for count in _listed(place.get("views")) if count}
+    if not counts:
+        return ""
+    numbers = " or ".join(map(str, sorted(counts)))
+    return (
+        f"Where data.views={numbers}, each training image has so many fixed random views, from which every epoch draws: "
+        "fewer than there could be, so that training may overfit them. "
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _saved(run: Run, stored: list[Row]) -> float:

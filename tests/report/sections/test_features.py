@@ -121,3 +121,19 @@ def test_it_is_in_the_report(digits_run, monkeypatch):
     html = page.build(digits_run.folder).read_text(encoding="utf-8")
     assert "Shared computation" in html
     assert "1,234.6" in html
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"data": {"dataset": "digits"}, "grid": {"depth": [1]}}, ""),
+        ({"data": {"views": 4}, "grid": {"depth": [1]}}, "Where data.views=4,"),
+        ({"data": {"views": None}, "grid": [{"views": [None, 16]}, {"views": 4}]}, "Where data.views=4 or 16,"),
+    ],
+)
+def test_fixed_views_are_said_to_be_so(digits_run, recipe, words):
+    facts = note(digits_run)
+    facts.runs[0].about["recipe"] = recipe
+    text = features(facts).text
+    assert ("fixed random views" in text) == bool(words)
+    assert words in text
