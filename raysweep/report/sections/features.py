@@ -61,7 +61,7 @@ def _views(recipe: Row) -> str:
         return ""
     numbers = " or ".join(map(str, sorted(counts)))
     return (
-        f"Where data.views={numbers}, each training image has so many fixed random views, from which every epoch draws: "
+        f"Where data.views={numbers}, each training image has so many fixed random views, of which epochs draw: "
         "fewer than there could be, so that training may overfit them. "
     )
 
