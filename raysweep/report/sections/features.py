@@ -40,7 +40,7 @@ def _text(run: Run, note: dict[str, Any]) -> str:
     dtype = ((run.about.get("recipe") or {}).get("features") or {}).get("dtype") or "float32"
     if dtype != "float32":
         text += f"It is stored as {dtype}, which rounds it. "
-    text += _views(run.about["recipe"])
+    text += _views(run.about.get("recipe") or {})
     text += f"Predicted saving: {wording.duration(max(0.0, predicted))} of one process, if no trial is stopped early. "
     saved = _saved(run, stored)
     if made:
@@ -54,9 +54,10 @@ def _text(run: Run, note: dict[str, Any]) -> str:
 
 def _views(recipe: Row) -> str:
     """What a random augmentation's views were, where there was one with a fixed number of them."""
-    blocks = recipe.get("grid", {})
-    places = [recipe.get("data", {}), *(blocks if isinstance(blocks, list) else [blocks])]
-    counts = {count for place in places for count in _listed(place.get("views")) if count}
+    blocks = recipe.get("grid")
+    places = [recipe.get("data"), *(blocks if isinstance(blocks, list) else [blocks])]
+    listed = [_listed(place.get("views")) for place in places if isinstance(place, dict)]
+    counts = {count for values in listed for count in values if isinstance(count, int) and count > 0}
     if not counts:
         return ""
     numbers = " or ".join(map(str, sorted(counts)))
