@@ -81,7 +81,8 @@ def group_numbers(values: Sequence[str], names: Sequence[str], counts: Mapping[s
 def told(groups: np.ndarray) -> str:
     """How many groups there are, in words."""
     sizes = np.unique(groups, return_counts=True)[1]
-    return f"{len(sizes):,} groups of {sizes.min():,} to {sizes.max():,} images, each in one split (data.group)"
+    span = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+    return f"{len(sizes):,} groups of {span} images, each in one split (data.group)"
 
 
 def draw_groups(

@@ -148,6 +148,7 @@ def write_onnx(file: Path, program: ExportedProgram, names: tuple[str, ...]) -> 
         made = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, output_names=["probability"])
     assert made is not None
     proto = made.model_proto
+    _name_axes(proto.graph)
     _say_class(proto, names)
     if proto.ByteSize() > ONE_FILE:
         onnx.save(proto, str(file), save_as_external_data=True, location=f"{file.name}.data")
@@ -161,6 +162,14 @@ def write_onnx(file: Path, program: ExportedProgram, names: tuple[str, ...]) -> 
     return lambda images: session.run(["probability"], {"images": images})[0]
 
 
+def _name_axes(graph: Any) -> None:
+    """Call the axes that may change batch, height and width, instead of by torch's symbols."""
+    del graph.value_info[:]  # shapes in between, by the same symbols
+    for value, names in ((graph.input[0], {0: "batch", 2: "height", 3: "width"}), (graph.output[0], {0: "batch"})):
+        for axis, name in names.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
 def _say_class(proto: Any, names: tuple[str, ...]) -> None:
     """Add the names of the classes to an ONNX model, and the output that says one."""
     from onnx import TensorProto, helper
@@ -170,8 +179,7 @@ def _say_class(proto: Any, names: tuple[str, ...]) -> None:
     graph.initializer.append(helper.make_tensor("class_names", TensorProto.STRING, [len(texts)], texts))  # type: ignore[arg-type]
     graph.node.append(helper.make_node("ArgMax", ["probability"], ["likeliest"], axis=1, keepdims=0))
     graph.node.append(helper.make_node("Gather", ["class_names", "likeliest"], ["class"], axis=0))
-    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    graph.output.append(helper.make_tensor_value_info("class", TensorProto.STRING, [batch]))
+    graph.output.append(helper.make_tensor_value_info("class", TensorProto.STRING, ["batch"]))
     helper.set_model_props(proto, {"class_names": json.dumps(names, ensure_ascii=False)})
 
 

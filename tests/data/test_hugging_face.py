@@ -79,7 +79,7 @@ def test_groups_do_not_part(seed, tmp_path):
     loaded = load(hub_data(saved(tmp_path / "set", content), group="patient", split_seed=seed))
     found = [{int(name.split("/")[1]) // 4 for name in getattr(loaded, part).names} for part in PARTS]
     assert sum(map(len, found)) == 10 == len(set().union(*found))
-    assert loaded.notes == ("10 groups of 4 to 4 images, each in one split (data.group)",)
+    assert loaded.notes == ("10 groups of 4 images, each in one split (data.group)",)
 
 
 def test_labels_of_another_column(tmp_path):

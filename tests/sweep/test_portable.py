@@ -84,6 +84,7 @@ def parity(model, run):
     return worst
 
 
+@pytest.mark.slow
 @each_head
 def test_a_torch_graph_answers_as_the_model(head, tmp_path):
     model = export.load(write_model(tmp_path, head))
@@ -98,6 +99,7 @@ def test_a_torch_graph_answers_as_the_model(head, tmp_path):
     assert len(names) == (1000 if head[0]["kind"] == "keep" else 3)
 
 
+@pytest.mark.slow
 @needs_onnx
 @each_head
 def test_an_onnx_file_answers_as_the_model(head, tmp_path):
@@ -110,6 +112,7 @@ def test_an_onnx_file_answers_as_the_model(head, tmp_path):
     assert portable.deviation(model, run)[0] <= 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     assert parity(model, lambda images: session.run(["probability"], {"images": images})[0]) <= 1e-4
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     probability, said = session.run(["probability", "class"], {"images": noise((40, 30))})
     assert said.tolist() == [names[index] for index in probability.argmax(1)]
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(names)
