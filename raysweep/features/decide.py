@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from ..data import dataset as datasets
+from ..data.augment import Augmentation
 from ..data.cache import keep, recall
 from ..nets.backbones import outline
 from ..nets.cut import Cut, cut
@@ -42,6 +43,8 @@ MARGIN_S = 1.0
 """A smaller predicted loss is noise: stored, so that a small sweep goes the same way, bit for bit, each time."""
 TIMED_PIXELS = 2**17
 """Of the batch on which a network is timed."""
+TIMED_VIEWS = 16
+"""Random views that are timed; which operation is drawn differs from one to the next."""
 DEFAULT_IMAGE_SIZE = 224
 """Side at which a network is traced where only the data can tell its images' size."""
 
@@ -160,6 +163,8 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
     size = cut.numbers_per_image * np.dtype(STORED_AS[settings.dtype]).itemsize
     saving = _saving_s(per_image, size, computed, epochs * an_epoch, settings) if is_cacheable(first, cut) else 0.0
+    if is_cacheable(first, cut) and Augmentation.of(first.data).is_random:  # made once, or in every epoch
+        saving += shape.train * (epochs - (first.data.views or 0)) * _view_seconds(first)
     store, reason = _verdict(first, cut, saving, settings)
     return Decision(
         backbone=first.backbone,
@@ -239,6 +244,21 @@ def _prefix_seconds(first: Trial, cut: Cut) -> float:
         return 0.0
     nodes = _node_seconds(first.backbone, first.model, datasets.shape(first.data).classes, _image_size(first))
     return sum(nodes.get(node.name, 0.0) for node in cut.prefix.graph.nodes)  # type: ignore[union-attr]
+
+
+def _view_seconds(phase: Trial) -> float:
+    """Seconds that a random view of one image takes."""
+    return _timed_views(Augmentation.of(phase.data), _image_size(phase))
+
+
+@lru_cache(maxsize=8)
+def _timed_views(augmentation: Augmentation, image_size: int) -> float:
+    images, numbers = torch.zeros(TIMED_VIEWS, 3, image_size, image_size), torch.arange(TIMED_VIEWS)
+    started = 0.0
+    for _ in range(2):  # the first time warms up
+        started = time.perf_counter()
+        augmentation(images, range(TIMED_VIEWS), numbers)
+    return (time.perf_counter() - started) / TIMED_VIEWS
 
 
 @lru_cache(maxsize=8)

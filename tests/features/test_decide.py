@@ -4,11 +4,13 @@ Of 512 fake images 328 are for training and 82 for validation: 410 pass through 
 stored, and an epoch asks for 328 + 82 + 82.
 """
 
+import numpy as np
 import pytest
 
 from raysweep.features import decide as module
 from raysweep.features.decide import Rates, cut_key, decide, group_key, measured_rates
 from raysweep.recipe import Features, Recipe
+from tests.features.small_trials import trials_of
 
 COMPUTED, AN_EPOCH = 410, 492
 BYTES = {"1": 256, "3": 8192, "5": 16384}
@@ -122,9 +124,28 @@ def test_flips_and_16_bits_count(machine):
     assert half.mebibytes == pytest.approx(plain.mebibytes / 2)
 
 
-def test_views_are_weighed(machine):
+@pytest.mark.parametrize(("epochs", "sign"), [(10, 1), (4, 0), (2, -1)])
+def test_making_views_is_weighed(machine, monkeypatch, epochs, sign):
+    """Four of each image are made to be stored, else one of each in every epoch."""
+    machine(0.001)
+    found = []
+    for seconds in (0.0, 0.5):
+        monkeypatch.setattr(module, "_view_seconds", lambda phase, seconds=seconds: seconds)
+        found += decisions([1], data={"augment": ["crop"], "views": 4}, epochs=epochs)
+    more = found[1].predicted_saving_s - found[0].predicted_saving_s
+    assert more == pytest.approx(0.5 * 328 * (epochs - 4))
+    assert np.sign(round(more)) == sign
+
+
+def test_a_view_is_timed():
+    (phase,) = trials_of(augment=["crop"], views=4)
+    assert 1e-6 < module._view_seconds(phase) < 1
+
+
+def test_views_are_weighed(machine, monkeypatch):
     """Each takes a pass and its room; without end of them nothing can be stored."""
     machine(0.001)
+    monkeypatch.setattr(module, "_view_seconds", lambda phase: 0.0)
     (plain,), (four,), (fresh,), (mixed,) = (
         decisions([1], **more)
         for more in (

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ...data.fonts import Lettering, drawable_classes
-from .style import blank, short, styled, title
+from .style import WIDTH, blank, short, styled, title
 
 
 @styled
@@ -22,7 +22,7 @@ def recall_by_depth(table: pd.DataFrame) -> Figure:
     """
     names = [str(name) for name in table.index]
     with mpl.rc_context({"font.family": Lettering(names).families}):
-        figure, axes = blank(9.0, 2.8 + 0.34 * len(names))
+        figure, axes = blank(2.0 + 0.34 * len(names), WIDTH)
         shares = 100 * table.drop(columns="images")
         style: Any = {"cmap": "Blues", "vmin": min(50.0, float(shares.min().min())), "vmax": 100, "linewidths": 0.5}
         text: Any = {"fmt": ".0f", "annot_kws": {"fontsize": 10}, "cbar_kws": {"label": "recall (%)"}}
@@ -33,5 +33,5 @@ def recall_by_depth(table: pd.DataFrame) -> Figure:
         axes.set(xlabel="depth (layers trained, counted from the output)", ylabel="")
         gain = shares.iloc[:, -1] - shares.iloc[:, 0]
         most = rows[int(gain.to_numpy().argmax())]
-        title(axes, f"From the shallowest to the deepest, {most} gains most: {gain.max():.0f} points", width=60)
+        title(axes, f"From depth {columns[0]} to {columns[-1]}, “{most}” gains most: {gain.max():.0f} points", width=60)
     return figure

@@ -36,7 +36,7 @@ def test_classes_that_gain_most_come_first(facts):
     assert [row["gain (points)"] for row in section.table] == ["100.0", "50.0", "0.0"]
     assert section.table[1]["depth 1 (%)"] == "50.0"
     title = section.figure.axes[0].get_title(loc="left").replace("\n", " ")
-    assert title == "From the shallowest to the deepest, class 2 gains most: 100 points"
+    assert title == "From depth 1 to 3, “class 2” gains most: 100 points"
 
 
 def test_there_is_none_of_one_depth_or_without_predictions(make_run):
