@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from types import TracebackType
 import psutil
 
 VARIABLE = "RAY_TMPDIR"
-"""Names the folder in the environment of every process of the sweep's Ray."""
+"""Names the folder in the environment of the processes of the sweep's Ray."""
 PATIENCE_S = 3.0
 """How long processes may take to end by themselves."""
 
@@ -48,10 +49,10 @@ class Reaper:
         self._process.communicate()  # closes its input
 
 
-def reap(folder: Path) -> None:
-    """End the processes of a sweep's Ray and remove its folder."""
+def reap(folder: Path, sweep: int | None = None) -> None:
+    """End the processes of a sweep's Ray, but not the sweep's own with this id, and remove its folder."""
     deadline = time.monotonic() + PATIENCE_S
-    while (left := _processes(folder)) and time.monotonic() < deadline:
+    while (left := _processes(folder, {os.getpid(), sweep})) and time.monotonic() < deadline:
         time.sleep(0.1)
     for process in left:
         with suppress(psutil.Error):
@@ -60,14 +61,24 @@ def reap(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _processes(folder: Path) -> list[psutil.Process]:
-    """The processes whose environment names the folder, but for this one."""
+def _processes(folder: Path, but: Container[int | None]) -> list[psutil.Process]:
+    """The processes of the sweep's Ray, without some by their ids."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get(VARIABLE) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.pid not in but and process.status() != psutil.STATUS_ZOMBIE and _is_of(process, folder):
                 found.append(process)
     return found
+
+
+def _is_of(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process has the folder in its environment, or a file below it open.
+
+    Some of Ray's processes change their title, which overwrites what can be read of their environment.
+    """
+    if process.environ().get(VARIABLE) == str(folder):
+        return True
+    return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
 
 
 def _environment() -> dict[str, str]:
@@ -78,5 +89,6 @@ def _environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    sweep = os.getppid()
     sys.stdin.read()
-    reap(Path(sys.argv[1]))
+    reap(Path(sys.argv[1]), sweep)

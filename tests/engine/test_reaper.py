@@ -56,7 +56,7 @@ def test_nothing_is_left(tmp_path, how):
 
 
 def test_processes_that_end_by_themselves_are_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(reaper, "_processes", lambda folder: [])
+    monkeypatch.setattr(reaper, "_processes", lambda folder, but: [])
     (tmp_path / "files").mkdir()
     started = time.monotonic()
     reaper.reap(tmp_path / "files")
