@@ -61,11 +61,14 @@ def recalls(facts: Facts) -> pd.DataFrame | None:
     if known is None:
         return None
     labels, classes, key = known
+    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
+        return None
     columns: dict[str, np.ndarray] = {}
     for depth in own:
         seeds = zip(depth["folders"], depth["names"], strict=True)
         found = [read_predictions(folders[run], trial) for run, trial in seeds]
-        right = [one.predicted == labels for one in found if one is not None and one.val_key == key]
+        alike = [one for one in found if one is not None and one.val_key == key and len(one.predicted) == len(labels)]
+        right = [one.predicted == labels for one in alike]
         if right:
             columns[str(depth["depth_label"])] = np.mean(right, axis=0)
     counts = np.bincount(labels, minlength=classes)
