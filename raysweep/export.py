@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from .commands import refuse
 from .recipe import RecipeError
 
 ALLOWED = 1e-4
@@ -33,9 +34,7 @@ def main(folder: Path, onnx: bool, torch_export: bool, out: Path | None) -> None
     try:
         status = _export(folder, onnx, torch_export, out)
     except RecipeError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        status = 2
+        status = refuse(error)
     sys.exit(status)
 
 

@@ -13,14 +13,14 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .commands import refuse
 from .recipe import Recipe, RecipeError, load, preset_names
 from .sweep.ledger import Run, RunFolderError
 
@@ -64,9 +64,9 @@ def main(
     KEY=VALUE changes a field of it, such as train.epochs=5 or grid.depth=[1,3,all].
     """
     if as_json and not plan_only:
-        sys.exit(_refuse(RecipeError("--json goes with --plan")))
+        sys.exit(refuse(RecipeError("--json goes with --plan")))
     if resume is not None and (plan_only or run_dir is not None):
-        sys.exit(_refuse(RecipeError("--resume goes with neither --plan nor --run-dir: it goes on in its folder")))
+        sys.exit(refuse(RecipeError("--resume goes with neither --plan nor --run-dir: it goes on in its folder")))
     if list_presets:
         do = _list
     elif lost_head is not None:
@@ -85,10 +85,10 @@ def _status_of(do: Callable[[], int]) -> int:
     try:
         return do()
     except RecipeError as error:
-        return _refuse(error)
+        return refuse(error)
     except OSError as error:
         where = error.filename or "a file"
-        return _refuse(RecipeError(f"{where}: {error.strerror or error}; mend that and start again"))
+        return refuse(RecipeError(f"{where}: {error.strerror or error}; mend that and start again"))
     except KeyboardInterrupt:
         click.echo("interrupted before anything was trained", err=True)
         return INTERRUPTED
@@ -257,35 +257,30 @@ def _run(recipe: Recipe, copy: LocalCopy, address: str | None, recorded: Run | N
 def _answer(copy: LocalCopy, outcome: Outcome, again: str) -> int:
     """Build the report and say what there is to say; returns the exit status."""
     from .report import page
-    from .sweep.ledger import written_to
+    from .sweep.ledger import read, written_to
 
-    problems = [outcome.problem] if outcome.problem else []
+    problems, answer = [outcome.problem] if outcome.problem else [], ""
     try:
         copy.fetch()
-        path = page.build(copy.folder)
-        failed = page.failures(copy.folder)
-    except (OSError, RunFolderError) as error:
-        problem = outcome.problem or written_to(Path(copy.folder), error)
-        with suppress(OSError, RunFolderError):
-            click.echo(page.answer([copy.folder]))
+        facts = page.gather([read(copy.folder)])
+        answer, failed = page.in_short(facts), page.failures(facts)
+        path = page.write(facts)
+    except OSError as error:  # RunFolderError among them
+        problem = outcome.problem or written_to(copy.folder, error)
+        if answer:
+            click.echo(answer)
         click.echo(f"error: {problem}; there is no report", err=True)
         return INTERRUPTED if outcome.interrupted else 1
     if outcome.interrupted:
         click.echo(f"interrupted; what there was is in {path}; {again} continues", err=True)
         return INTERRUPTED
-    click.echo(page.answer([copy.folder]))
+    click.echo(answer)
     click.echo(f"report: {path}")
     for problem in [*problems, *failed]:
         click.echo(f"error: {problem}", err=True)
     if problems and not problems[0].endswith("continues"):
         click.echo(f"{again} continues", err=True)
     return 1 if problems or failed else 0
-
-
-def _refuse(error: RecipeError) -> int:
-    for problem in error.problems:
-        click.echo(f"error: {problem}", err=True)
-    return 2
 
 
 def _command() -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .commands import refuse
 from .recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def main(folder: Path, images: tuple[Path, ...], top: int, as_json: bool, as_csv
             click.echo(note, err=True)
         said = list(serving.answers(serving.read_model(found), files, top))
     except RecipeError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        sys.exit(2)
+        sys.exit(refuse(error))
     click.echo(_as_json(found, said) if as_json else _as_csv(said) if as_csv else _as_table(said))
     unread = [one for one in said if one.problem]
     for one in unread:

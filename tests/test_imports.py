@@ -15,7 +15,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
-    "grid", "export", "predict", "engine", "report", "sweep", "train", "features", "nets", "data", "recipe", "files",
+    "grid", "export", "predict", "commands", "engine", "report", "sweep", "train", "features", "nets", "data", "recipe",
+    "files", "quiet",
 )  # fmt: skip
 """From the top to the bottom: a room imports from itself and from those below it."""
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 40

@@ -59,7 +59,7 @@ def hub_pool(data: Data, size: Size | None) -> Pool:
             labelled images.
     """
     opened = _opened(data)
-    names = tuple(f"{part}/{index}" for part, count in opened.counts.items() for index in range(count))
+    names = _names(opened.counts)
     ends = np.cumsum(list(opened.counts.values()))
     stamps = [(path, *file_stamp(Path(path))) for part in opened.parts for path in _files(part)]
 
@@ -185,5 +185,9 @@ def _values(part: Any, column: str) -> list[Any]:
 
 def _groups(parts: Mapping[str, Any], counts: Mapping[str, int], column: str) -> np.ndarray:
     values = [str(value) for part in parts.values() for value in _values(part, column)]
-    names = [f"{part}/{index}" for part, count in counts.items() for index in range(count)]
-    return group_numbers(values, names, counts)
+    return group_numbers(values, _names(counts), counts)
+
+
+def _names(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """What to call each image: the data set has no files with names."""
+    return tuple(f"{part}/{index}" for part, count in counts.items() for index in range(count))

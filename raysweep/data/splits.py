@@ -68,13 +68,11 @@ def _refuse_empty(rows: dict[str, np.ndarray], are_grouped: bool) -> None:
 
 def _long_tailed(labels: np.ndarray, rows: np.ndarray, ratio: float, seed: Sequence[int]) -> np.ndarray:
     """Rows of which the last class has `ratio` times fewer than the largest had, at least one, ascending."""
-    order = np.random.RandomState(seed).permutation(rows)
-    order = order[np.argsort(labels[order], kind="stable")]
-    present, counts = np.unique(labels[order], return_counts=True)
+    order, counts, rank = _by_class(labels, rows, seed)
+    present = np.flatnonzero(counts)
     falling = counts.max() * ratio ** (-np.arange(len(present)) / max(1, len(present) - 1))
     quotas = np.maximum(1, np.floor(falling + 0.5).astype(np.int64))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(order[rank < np.repeat(quotas, counts)])
+    return np.sort(order[rank < np.repeat(quotas, counts[present])])
 
 
 def _draw(
@@ -83,17 +81,24 @@ def _draw(
     """Draw `fraction` of `rows` at random, by class in proportion; return (drawn, rest), ascending.
 
     Of each class at least one image is drawn, unless that would leave fewer than `leave`.
-    RandomState because its numbers never change from one numpy to the next.
     """
-    order = np.random.RandomState(seed).permutation(rows)
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
-    counts = np.bincount(labels[rows])
+    order, counts, rank = _by_class(labels, rows, seed)
     most = np.maximum(counts - leave, 0)
     least = np.minimum(most, 1)
     room = most - least
     extra = np.clip(round(fraction * len(rows)) - least.sum(), 0, room.sum())
     shares = np.cumsum([0, *room]) * (extra / max(room.sum(), 1))
     quotas = least + np.diff(np.floor(shares + 0.5).astype(np.int64))  # rounding never loses an image
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # of an image in its class
     drawn = rank < np.repeat(quotas, counts)
     return np.sort(order[drawn]), np.sort(order[~drawn])
+
+
+def _by_class(labels: np.ndarray, rows: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows class by class, shuffled within; how many each class has; the place of each row in its class.
+
+    RandomState because its numbers never change from one numpy to the next.
+    """
+    order = np.random.RandomState(seed).permutation(rows)
+    order = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels[rows])
+    return order, counts, np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)

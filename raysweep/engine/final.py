@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import tempfile
 import time
@@ -129,11 +128,7 @@ def _refitted(job: TrialJob, world: World) -> tuple[Fit, EpochRow]:
     saved = saver.read()
     fit = Fit(job.trial, sharing_of(job), world, job.refit, saved, Saving(saver.due, saver.keep))
     for measures in fit.epochs():
-        saver.rows.append(
-            EpochRow(**dict(measures), trial=job.name, workers=world.size, device=world.device.type, pid=os.getpid())
-        )
-        if fit.can_be_saved:
-            saver.keep(fit.state())
+        saver.take(fit, measures)
     return fit, saver.rows[-1]
 
 

@@ -7,9 +7,7 @@ in worker processes of its own. Rank 0's rows reach Tune either way.
 
 from __future__ import annotations
 
-import errno
 import gc
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,8 @@ import ray.exceptions
 import ray.train
 import ray.tune
 
-from ..sweep.rows import EpochRow, Report, TrialJob
+from ..files import NO_ROOM
+from ..sweep.rows import Report, TrialJob
 from .errors import what_was_lost
 from .storage import CHECKPOINTS, Storage
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 REPORT = "report"
 """Key of what a trial reports to Tune."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 MOST_CONTROLLER_FAILURES = 3
 """Failed starts of a trial's workers after which the trial has failed; Ray's own default is to try for ever."""
 
@@ -169,16 +167,11 @@ def _epochs(job: TrialJob, world: World, report: Callable[[Report], None]) -> No
     for row in list(saver.rows):
         report(Report(row=row))
     fit = Fit(job.trial, sharing_of(job), world, saved=saved, saving=Saving(saver.due, saver.keep))
-    where = {"trial": job.name, "workers": job.workers, "device": world.device.type, "pid": os.getpid()}
     for measures in fit.epochs():
         if world.rank == 0:
             counted.see(measures, fit.predictions)
         compared = fit.is_over or measures.epoch in job.rungs
-        evidence = counted.packed() if compared else None
-        row = EpochRow(**dict(measures), **where, over=fit.is_over, evidence=evidence)  # type: ignore[arg-type]
-        saver.rows.append(row)
-        if fit.can_be_saved:
-            saver.keep(fit.state())
+        row = saver.take(fit, measures, counted.packed() if compared else None)
         report(Report(row=row, **saver.told()))
 
 

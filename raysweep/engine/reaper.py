@@ -1,8 +1,8 @@
 """Cleans up after a sweep, however it ended: `python -m raysweep.engine.reaper FOLDER`.
 
 It waits until its standard input ends, which happens when the sweep's process closes it or
-dies, by SIGKILL too. Then it ends what is left of the sweep's own Ray, which it knows by the folder in
-each process's environment, and removes that folder.
+dies, by SIGKILL too. Then it ends what is left of the sweep's own Ray and removes its folder.
+It knows Ray's processes by that folder: it is in their environment, or they have a file in it open.
 """
 
 from __future__ import annotations

@@ -45,9 +45,8 @@ from .storage import LocalCopy, Storage
 from .trials import Jobs, run_trials, rungs_of
 
 PACKAGES = ("raysweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas")
-
-
 HEAD_IS_LOST = "Ray's head process has ended"
+"""The problem of a sweep whose Ray is gone."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """Of this machine."""
+        """The run folder, or the copy of it on this machine where it is in an object store."""
         return self.copy.folder
 
     @property

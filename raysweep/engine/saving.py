@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ..train.ddp import World
     from ..train.measures import Measures
     from ..train.metrics import Predictions
+    from ..train.phases import Fit
 
 STOP = ".stop"
 """File of a run folder: while it is there, trials save their state once more."""
@@ -192,6 +194,22 @@ class Saver:
         except OSError as error:
             reason = error.strerror or str(error)
             self.warning = f"a checkpoint could not be written ({reason}): if its process is lost, a trial begins anew"
+
+    def take(self, fit: Fit, measures: Measures, evidence: str | None = None) -> EpochRow:
+        """The row of an epoch that a fit has just trained, saved with the fit's state."""
+        row = EpochRow(
+            **dict(measures),
+            trial=self.job.name,
+            workers=self.world.size,
+            device=self.world.device.type,
+            pid=os.getpid(),
+            over=fit.is_over,
+            evidence=evidence,
+        )
+        self.rows.append(row)
+        if fit.can_be_saved:
+            self.keep(fit.state())
+        return row
 
     def told(self) -> dict[str, Any]:
         """Fields of `Report` that are to be told once."""

@@ -151,7 +151,7 @@ def check_address(address: str) -> None:
     if not host or not port.isdigit() or "/" in host:
         raise RecipeError(f"--address={address} is not auto or HOST:PORT, such as 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        _connect(address)
     except (OSError, OverflowError) as error:
         raise RecipeError(f"--address={address}: nothing answers there ({error})") from None
 
@@ -169,9 +169,14 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _answers(address: str) -> bool:
     """Whether something listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        _connect(address)
     except OSError:
         return False
     return True
+
+
+def _connect(address: str) -> None:
+    """Open and close a connection to HOST:PORT; raises OSError if nothing listens there."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()

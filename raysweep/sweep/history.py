@@ -60,14 +60,8 @@ def history_of(run: Run) -> History:
         except ValidationError:
             continue  # a damaged line: the epoch is trained again
         rows.setdefault((row.trial, row.epoch), row)
-    states: dict[str, Row] = {}
-    began: dict[str, None] = {}
-    for note in run.trials:
-        if note.get("state") == "running":
-            began.setdefault(note["trial"])
-        if note.get("state") != "planned" and "trial" in note:
-            states[note["trial"]] = note
-    ended = {name: note["state"] for name, note in states.items() if _is_over(note)}
+    began = dict.fromkeys(note["trial"] for note in run.trials if note["state"] == "running")
+    ended = {name: note["state"] for name, note in run.last_notes.items() if _is_over(note)}
     return History(tuple(rows.values()), ended, tuple(began))
 
 

@@ -10,7 +10,6 @@ Before a sweep goes on in its folder, a half-written last line is cut off.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..files import write_text
+from ..files import NO_ROOM, write_text
 from ..recipe import yaml_core
 from ..recipe.yaml_core import YamlError
 from . import reading
@@ -60,6 +59,11 @@ class Run:
     """The final fits that were made, by name: final/<name>/result.json."""
     unread: tuple[str, ...] = ()
     """What is in the folder and cannot be read, a sentence each, which names the file and the line."""
+
+    @property
+    def last_notes(self) -> dict[str, Row]:
+        """The last change of state of each trial that has one after it was planned, by name."""
+        return {row["trial"]: row for row in self.trials if row["state"] != "planned"}
 
     def final_folder(self, name: str) -> Path:
         """Where the model of a final fit is."""
@@ -176,7 +180,7 @@ def _write_whole(descriptor: int, content: bytes) -> None:
 
 def written_to(folder: Path, error: OSError) -> str:
     """Why a run folder could not be written to, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         why = "its disk is full; free some space"
     elif not folder.exists():
         return f"the run folder {folder} was removed while the sweep ran"
@@ -193,8 +197,8 @@ def _cut_torn_line(path: Path) -> None:
 
 def is_finished(run: Run) -> bool:
     """Whether a run has nothing left to do."""
-    planned = {str(row.get("trial")) for row in run.trials if row.get("state") == "planned"}
-    states = {str(row.get("trial")): str(row.get("state")) for row in run.trials if row.get("state") != "planned"}
+    planned = {row["trial"] for row in run.trials if row["state"] == "planned"}
+    states = {name: note["state"] for name, note in run.last_notes.items()}
     ended = bool(planned) and all(states.get(name, "") in ENDED for name in planned)
     final = ((run.about.get("recipe") or {}).get("final") or {}).get("enabled", True)
     failed = ended and all(states[name] == "failed" for name in planned)

@@ -14,12 +14,10 @@ that size differ by a little more, as raysweep has the JPEG decoder shrink them.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from torch.export import Dim, ExportedProgram
 from ..data.preparation import Preparation
 from ..files import write_bytes
 from ..nets.heads import output_names
+from ..quiet import quiet
 from ..recipe import RecipeError
 from .export import Classifier
 
@@ -111,7 +110,7 @@ def exported(model: Classifier) -> ExportedProgram:
     example = torch.zeros(2, 3, model.preparation.stored[0] + 2, model.preparation.stored[1] + 3, dtype=torch.uint8)
     portable(example)  # constants are made, and kept, outside the tracing
     sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
-    with _quiet():
+    with quiet("torch.onnx", logging.ERROR):  # the exporters say much of themselves
         return torch.export.export(portable, (example,), dynamic_shapes={"images": sizes})
 
 
@@ -144,7 +143,7 @@ def write_onnx(file: Path, program: ExportedProgram, names: tuple[str, ...]) -> 
     """
     import onnx
 
-    with _quiet():
+    with quiet("torch.onnx", logging.ERROR):
         made = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, output_names=["probability"])
     assert made is not None
     proto = made.model_proto
@@ -206,17 +205,3 @@ def _difference(model: Classifier, run: Run, images: np.ndarray) -> float:
     decoded = np.stack([model.decode(Image.fromarray(image)) for image in images])
     expected = model.probabilities(torch.from_numpy(decoded)).numpy()
     return float(np.abs(run(np.ascontiguousarray(images.transpose(0, 3, 1, 2))) - expected).max())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporters say of themselves."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

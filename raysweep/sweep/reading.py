@@ -182,8 +182,8 @@ def rows(path: Path, unread: Unread, own: Callable[[Row], Row] = lambda row: row
         unread.append(f"{path.name} cannot be read: {error.strerror}")
     named = [f"{path.name}, line {number}: {why}" for number, why in wrong.items()]
     unread.extend(named[:MOST_LINES])
-    if more := len(named) - MOST_LINES:
-        unread.extend([f"{path.name}: {more} more such lines"] * (more > 0))
+    if (more := len(named) - MOST_LINES) > 0:
+        unread.append(f"{path.name}: {more} more such lines")
     return found
 
 

@@ -95,13 +95,14 @@ def write(files: Files, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: there is no room; the earlier checkpoints are still there.
     """
-    number = max(_numbers(files), default=0) + 1
+    earlier = _numbers(files)
+    number = max(earlier, default=0) + 1
     content = save({name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()})
     facts = json.dumps(dict(checkpoint.facts))
     about = {"format": FORMAT, "crc32": zlib.crc32(content), "facts_crc32": zlib.crc32(facts.encode()), "facts": facts}
     files.write(f"{number:09}.safetensors", content)
     files.write(f"{number:09}.json", json.dumps(about).encode())
-    for old in _numbers(files)[:-KEPT]:
+    for old in [*earlier, number][:-KEPT]:
         _remove(files, old)
 
 

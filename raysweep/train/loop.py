@@ -198,16 +198,14 @@ class Training:
         Raises:
             torch.OutOfMemoryError: the parts are too large as well, or would be another step.
         """
-        try:
-            loss = self._gradients(batch, seed)
-        except torch.OutOfMemoryError:
-            if not self._may_divide(batch):
-                raise
-            self.parts *= 2
-        else:
-            self._update()
-            return loss
-        loss = self._gradients(batch, seed)
+        while True:
+            try:
+                loss = self._gradients(batch, seed)
+                break
+            except torch.OutOfMemoryError:
+                if not self._may_divide(batch):
+                    raise
+                self.parts *= 2
         self._update()
         return loss
 

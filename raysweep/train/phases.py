@@ -10,7 +10,6 @@ its prefix, the features are the trial's own and are made when the phase begins.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from torch import Tensor
 from ..data.sources import joined
 from ..features.compute import is_cacheable, make_features, stored_split
 from ..features.stored import FeatureOverflowError, Stored
-from ..files import write_text
+from ..files import NO_ROOM, write_text
 from ..recipe import Features, Trial
 from . import checkpoint
 from .checkpoint import Checkpoint, prefixed
@@ -37,7 +36,6 @@ from .measures import Measures
 from .metrics import Labelled, Predictions
 from .network import SplitNetwork, assemble, labelled
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 PREDICTED = "predictions of validation/"
 """Begins the names of tensors that are none of the network's, in the file of a shared phase."""
 
