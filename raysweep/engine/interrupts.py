@@ -20,6 +20,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 class Interrupts:
     """Turns the first signal into KeyboardInterrupt and lets the second end the process; a context manager.
 
+    A SIGHUP that was ignored before stays ignored: with nohup a sweep outlives its terminal.
+
     Args:
         on_second: what to say before the process ends at once.
     """
@@ -32,7 +34,9 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        ignored = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and before[signal.SIGHUP] == signal.SIG_IGN else []
+        self._before = {number: handler for number, handler in before.items() if number not in ignored}
         self.install()
         return self
 

@@ -20,6 +20,17 @@ def test_the_first_signal_is_an_interrupt(number):
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
+def test_with_nohup_a_closed_terminal_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupts.interrupted
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_an_alarm_that_another_has_set_is_cancelled():
     """Ray's crash handler arms one on SIGTERM, which would abort the process in the middle of its report."""
     with pytest.raises(KeyboardInterrupt), Interrupts():
