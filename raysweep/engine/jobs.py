@@ -20,7 +20,7 @@ import ray.tune
 from ..files import NO_ROOM
 from ..sweep.rows import Report, TrialJob
 from .errors import what_was_lost
-from .storage import CHECKPOINTS, Storage
+from .storage import CHECKPOINTS, PROBLEM, Storage
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -194,7 +194,7 @@ def _own_problem(error: Exception) -> Report | None:
 
 
 def _problem_file(job: TrialJob) -> str:
-    return f"{CHECKPOINTS}/{job.name}/problem.txt"
+    return f"{CHECKPOINTS}/{job.name}/{PROBLEM}"
 
 
 def _known_problem(job: TrialJob) -> Report | None:

@@ -25,6 +25,8 @@ CHECKPOINTS = "checkpoints"
 """Folder of a run, with one for each trial."""
 OF_TRIALS = ("predictions/", "final/")
 """Beginnings of the names of files that trials write."""
+PROBLEM = "problem.txt"
+"""File among a trial's checkpoints: why its ranks are to end instead of starting again."""
 NOT_UPLOADED = ("ray",)
 """Folders of the local copy that are of this machine alone."""
 

@@ -28,7 +28,7 @@ from .errors import what_was_lost
 from .jobs import report_of, run_trial
 from .resources import Machine
 from .scheduler import EarlyStoppingScheduler, JobQueue
-from .storage import CHECKPOINTS, Storage
+from .storage import CHECKPOINTS, PROBLEM, Storage
 
 DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 """What a trial that only directs its workers occupies, so that it does not take their CPUs."""
@@ -272,8 +272,11 @@ class _Recorder(ray.tune.Callback):
         epochs = self.rows[name].epoch if name in self.rows else 0
         self._write(name, state, epochs_completed=epochs, **more)
         self.display.end(name, state, why(more.get("stop"), self.objective) or more.get("error") or "")
-        if state != "failed" or more.get("diverged"):  # a failed trial may be tried again from its checkpoint
-            with suppress(OSError):
+        may_go_on = state == "failed" and not more.get("diverged")  # when the sweep is resumed, from its checkpoint
+        with suppress(OSError):
+            if may_go_on:
+                self.storage.remove(f"{CHECKPOINTS}/{name}/{PROBLEM}")
+            else:
                 self.storage.remove_folder(f"{CHECKPOINTS}/{name}")
 
     def _write(self, name: str, state: State, **more: Any) -> None:

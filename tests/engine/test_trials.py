@@ -9,7 +9,7 @@ import pytest
 from raysweep.engine.errors import KILLED, last_line, what_was_lost
 from raysweep.engine.jobs import REPORT, job_of
 from raysweep.engine.resources import Machine
-from raysweep.engine.storage import Storage
+from raysweep.engine.storage import PROBLEM, Storage
 from raysweep.engine.trials import Jobs, _Recorder, early_stopping, in_order, rungs_of
 from raysweep.recipe import Recipe
 from raysweep.sweep.evidence import pack
@@ -368,10 +368,12 @@ def test_checkpoints_of_a_trial_that_ended_are_removed(recorded, tmp_path):
     folders = [tmp_path / "run" / "checkpoints" / name for name in ("a", "b")]
     for folder in folders:
         folder.mkdir(parents=True)
+        (folder / PROBLEM).write_text("{}")
     send(recorded, "a", 1, over=True)
     problem(recorded, "b", problem="out of memory")  # may be tried again
     complete(recorded, "a", "b")
     assert [folder.exists() for folder in folders] == [False, True]
+    assert list(folders[1].iterdir()) == []  # what ended it once is not to end it at its next attempt
 
 
 def test_a_full_disk_is_remembered(recorded, monkeypatch):
