@@ -106,7 +106,7 @@ def picture(pairs: Sequence[Pair], dataset: Dataset, columns: int = 3) -> bytes:
             cell.axis("off")
         for cell, pair in zip(figure.axes, pairs, strict=False):
             differ = "" if pair.same_label else ", labels differ"
-            alike = f" {pair.similarity:.3f}" if pair.kind == "near" else ""
+            alike = f", similarity {pair.similarity:.3f}" if pair.kind == "near" else ""
             cell.set_title(f"{pair.kind}{alike}{differ}", fontsize=9, color="k" if pair.same_label else "#b3261e")
             for left, image in ((0.0, pair.a), (0.52, pair.b)):
                 inside = cell.inset_axes((left, 0.24, 0.48, 0.76))

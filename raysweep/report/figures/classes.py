@@ -30,7 +30,7 @@ def recall_by_depth(table: pd.DataFrame) -> Figure:
         columns = [short(str(name), 14) for name in shares.columns]
         sns.heatmap(shares, annot=True, ax=axes, xticklabels=columns, yticklabels=rows, **style, **text)
         axes.tick_params(axis="y", rotation=0)
-        axes.set(xlabel="depth (layers trained, counted from the output)", ylabel="")
+        axes.set(xlabel="depth (layers trained, counted from the output)", ylabel="class")
         gain = shares.iloc[:, -1] - shares.iloc[:, 0]
         most = rows[int(gain.to_numpy().argmax())]
         title(axes, f"From depth {columns[0]} to {columns[-1]}, “{most}” gains most: {gain.max():.0f} points", width=60)
