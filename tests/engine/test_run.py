@@ -335,7 +335,7 @@ def test_nothing_of_ray_is_left(first, second):
 @pytest.mark.ray
 def test_same_recipe_same_rows(first, second):
     """Bit for bit, whether features were made in this run or found, and whatever the lanes did meanwhile."""
-    expected, found = steady(first.run.epochs), steady(second.run.epochs)
+    expected, found = steady(lines_of(first.run)), steady(lines_of(second.run))
     assert len(expected) == 8
     found = {key: {name: row[name] for name in expected[key]} for key, row in found.items() if key in expected}
     assert found == expected
@@ -463,7 +463,7 @@ def test_the_order_of_rates_in_the_grid_changes_nothing(guarded):
     """The same rows, the same table of depths but for seconds and the run's name, and the same answer."""
     one, other = guarded
     assert one.run.about["recipe"]["grid"][0]["lr"] == other.run.about["recipe"]["grid"][0]["lr"][::-1]
-    assert steady(one.run.epochs) == steady(other.run.epochs)
+    assert steady(lines_of(one.run)) == steady(lines_of(other.run))
     assert {trial: row["state"] for trial, row in states(one.run).items()} == {
         trial: row["state"] for trial, row in states(other.run).items()
     }
@@ -585,11 +585,11 @@ def test_two_workers_are_one(home, first):
         "finished", "finished", "stopped", "dropped",
     ]  # fmt: skip
     assert last[1e4, 0]["stopped_early"] is True
-    found = steady(ended.run.epochs)
+    found = steady(lines_of(ended.run))
     assert {(row["lr"], row["seed"], epoch) for (_, epoch), row in found.items()} == {
         (0.01, 0, 1), (0.01, 0, 2), (0.01, 1, 1), (0.01, 1, 2), (1e4, 0, 1),
     }  # fmt: skip
-    expected = {key: row for key, row in steady(first.run.epochs).items() if (row["depth"], row["lr"]) == (3, 0.01)}
+    expected = {key: row for key, row in steady(lines_of(first.run)).items() if (row["depth"], row["lr"]) == (3, 0.01)}
     assert len(expected) == 2
     for key, other in expected.items():
         row = found[key]
