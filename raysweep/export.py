@@ -63,12 +63,9 @@ def _export(folder: Path, onnx: bool, torch_export: bool, out: Path | None) -> i
         if run is None:
             click.echo(f"{file} (not checked: pip install onnxruntime)")
             continue
-        difference, resized = portable.deviation(model, run)
+        difference = portable.deviation(model, run)
         worst = max(worst, difference)
-        click.echo(
-            f"{file}: its probabilities are those of {found} within {difference:.0e}; "
-            f"of images that it resizes within {resized:.0e}"
-        )
+        click.echo(f"{file}: its probabilities are those of {found} within {difference:.0e}")
     if model.preparation.value_range:
         low, high = model.preparation.value_range
         click.echo(f"images with more than 8 bits are to be scaled before: {low:g} to 0, {high:g} to 255")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.Image import Resampling
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -63,8 +64,22 @@ def decode(image: Image.Image, size: Size | None, value_range: ValueRange | None
         image = image.convert("RGBA")  # what PIL warns to do first
     image = image.convert("RGB")
     if size is not None and (image.height, image.width) != size:
-        image = ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
+        image = fitted(image, size)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def fitted(image: Image.Image, size: Size) -> Image.Image:
+    """The largest centred part of that shape, resized to it, width first.
+
+    Pillow's own order of the two directions depends on its version and on the sizes; pixels may not,
+    as the model that is served must see what was trained on.
+    """
+    height, width = size
+    across = min(image.width, image.height * width / height)
+    down = min(image.height, image.width * height / width)
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    narrowed = image.resize((width, image.height), Resampling.BICUBIC, box=(left, 0, left + across, image.height))
+    return narrowed.resize((width, height), Resampling.BICUBIC, box=(0, top, width, top + down))
 
 
 def _levels(image: Image.Image, value_range: ValueRange | None) -> np.ndarray:

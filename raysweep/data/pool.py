@@ -22,7 +22,7 @@ from .cache import cache_folder
 from .decode import ValueRange
 from .decoding import Encoded, decode_all
 
-FORMAT = 2
+FORMAT = 3
 """Of the folder and of how images are decoded; a change decodes all anew."""
 
 

@@ -4,12 +4,11 @@ In: images as they were decoded, (batch, 3, height, width) uint8 RGB of any one 
 probability of every class. Cropping, resizing, normalisation and softmax are in the graph, and
 the class names are with it.
 
-An image that has the size at which the data set stores its images is answered as by the model.
-Another is brought to that size as Pillow does it (`ImageOps.fit`, bicubic, antialiased, rounded to
-whole levels after each direction), written as a product with one matrix for each direction: no
-runtime has an operator that is Pillow's. Width goes first, as in Pillow up to 12; later ones take
-height first where that is less work, which differs by a rounding. JPEG files of more than twice
-that size differ by a little more, as raysweep has the JPEG decoder shrink them.
+An image that has the size at which the data set stores its images is answered as by the model, and
+so is any other: it is brought to that size with Pillow's own arithmetic (`data/decode.fitted`; bicubic,
+antialiased, weights of 22 bits, rounded to whole levels after each direction), written as a product
+with one matrix for each direction, as no runtime has an operator that is Pillow's. JPEG files of more
+than twice that size differ a little, as raysweep has the JPEG decoder shrink them.
 """
 
 from __future__ import annotations
@@ -41,11 +40,9 @@ ONE_FILE = 2**31 - 2**20
 """Bytes of tensors above which ONNX wants them in a file of their own."""
 TRIED_SIZES = ((2.6, 1.7), (0.6, 1.3))
 """Height and width of the images that a graph's resizing is checked on, in stored sizes."""
-TRIED_LEVELS = (16, 240)
-"""Of these images: Pillow's two orders clip what lies beyond differently."""
 
-HALF = 0.5 + 1e-4
-"""What is added before rounding down: halves go up, as Pillow's do, though a runtime adds up a little less."""
+ONE = 2.0**22
+"""Pillow's 1 in its weights, which are whole numbers; the sums are exact in float64."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 """(batch, 3, height, width) uint8 → (batch, outputs) probabilities."""
@@ -68,10 +65,10 @@ def fitted(images: Tensor, preparation: Preparation) -> Tensor:
     height, width = preparation.stored
     rows, columns = _middles(images.shape[2]), _middles(images.shape[3])
     all_rows, all_columns = rows[-1] + 0.5, columns[-1] + 0.5
-    taken_rows = torch.minimum(all_rows, all_columns * (height / width))
-    taken_columns = torch.minimum(all_columns, all_rows * (width / height))
-    narrowed = _levels(images.float() @ _resampling(columns, all_columns, taken_columns, width).T)
-    return _levels(_resampling(rows, all_rows, taken_rows, height) @ narrowed)
+    taken_rows = torch.minimum(all_rows, all_columns * height / width)
+    taken_columns = torch.minimum(all_columns, all_rows * width / height)
+    narrowed = _levels(images.double() @ _resampling(columns, all_columns, taken_columns, width).T)
+    return _levels(_resampling(rows, all_rows, taken_rows, height) @ narrowed).float()
 
 
 def _middles(length: int) -> Tensor:
@@ -79,20 +76,24 @@ def _middles(length: int) -> Tensor:
     return torch.arange(length, dtype=torch.float64) + 0.5
 
 
-def _levels(values: Tensor) -> Tensor:
-    return (values + HALF).floor().clamp(0, 255)
+def _levels(sums: Tensor) -> Tensor:
+    """Sums by whole weights as whole levels; halves go up."""
+    return ((sums + ONE / 2) / ONE).floor().clamp(0, 255)
 
 
 def _resampling(middles: Tensor, length: Tensor, taken: Tensor, size: int) -> Tensor:
     """What each of `size` pixels takes of a line's pixels, of whose `length` the middle `taken` is resized.
 
     Returns:
-        (size, length) float32; rows add up to 1.
+        (size, length) float64 of whole numbers; rows add up to about `ONE`.
     """
-    scale = taken / size
-    centres = (length - taken) / 2 + _middles(size) * scale
+    start = (length - taken) / 2
+    first, last = start.float(), (start + taken).float()  # Pillow holds a box in single precision
+    scale = (last - first).double() / size
+    centres = first.double() + _middles(size) * scale
     weights = _cubic((middles - centres[:, None]) / scale.clamp(min=1))
-    return (weights / weights.sum(1, keepdim=True)).float()
+    shares = weights / weights.sum(1, keepdim=True) * ONE
+    return (shares.abs() + 0.5).floor() * shares.sign()
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -182,22 +183,12 @@ def _say_class(proto: Any, names: tuple[str, ...]) -> None:
     helper.set_model_props(proto, {"class_names": json.dumps(names, ensure_ascii=False)})
 
 
-def deviation(model: Classifier, run: Run) -> tuple[float, float]:
-    """The largest difference in a probability between the graph and the model.
-
-    Returns:
-        For images of the size that the data set stores (noise); for images of other sizes (blurred noise).
-    """
+def deviation(model: Classifier, run: Run) -> float:
+    """The largest difference in a probability from the model, on noise of the stored size and of others."""
     height, width = model.preparation.stored
     random = np.random.RandomState(0)
-    stored = random.randint(0, 256, (3, height, width, 3)).astype(np.uint8)
-    others = []
-    for tall, wide in TRIED_SIZES:
-        coarse = random.randint(*TRIED_LEVELS, (3, 5, 5, 3)).astype(np.uint8)
-        size = max(1, int(width * wide)), max(1, int(height * tall))
-        blurred = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in coarse]
-        others.append(np.stack([np.asarray(image) for image in blurred]))
-    return _difference(model, run, stored), max(_difference(model, run, images) for images in others)
+    sizes = [(int(height * tall) or 1, int(width * wide) or 1) for tall, wide in ((1, 1), *TRIED_SIZES)]
+    return max(_difference(model, run, random.randint(0, 256, (3, *size, 3)).astype(np.uint8)) for size in sizes)
 
 
 def _difference(model: Classifier, run: Run, images: np.ndarray) -> float:

@@ -29,6 +29,18 @@ def test_a_size_is_a_height_and_a_width():
     assert (decode(image, (6, 16)) == pixels.transpose(2, 0, 1)).all()
 
 
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (9, 70)])
+def test_the_width_is_resized_first(size):
+    """Whatever order this Pillow takes by itself."""
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    across = min(size[0], size[1])
+    middle = ((size[0] - across) / 2, 0, (size[0] + across) / 2, size[1])
+    narrowed = image.resize((8, size[1]), Image.Resampling.BICUBIC, box=middle)
+    high = ((size[1] - across) / 2, (size[1] + across) / 2)
+    squared = narrowed.resize((8, 8), Image.Resampling.BICUBIC, box=(0, high[0], 8, high[1]))
+    assert (decode(image, (8, 8)) == np.asarray(squared).transpose(2, 0, 1)).all()
+
+
 def test_values_that_are_no_image_are_refused():
     for image in (Image.new("F", (4, 4), 0.5), Image.new("I", (4, 4), 70_000), Image.new("I", (4, 4), -1)):
         with pytest.raises(ValueError, match=f"mode {image.mode}, values from .*: set data.value_range"):
