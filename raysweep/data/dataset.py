@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -30,10 +31,14 @@ from .catalogue import (
 from .decode import ValueRange
 from .folders import ImageFiles, folder_pool, scan
 from .groups import grouped, unrepresented
+from .names import Names
 from .pool import Labelling, Pool
 from .splits import split
 from .torchvision_data import torchvision_pool
 from .unique import without_copies
+
+NAMES_AT_ONCE = 4096
+"""How many names are text at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Split:
     """(n,) int64, ascending: where this split's images are in the pool."""
     labels: np.ndarray
     """(n,) int64."""
-    names: tuple[str, ...]
+    names: Sequence[str]
     """What to call each image to a person: its file below data.root, or such as `train/17`, its
     index in the data set's own order."""
 
@@ -77,6 +82,8 @@ class Dataset:
     """By which images with more than 8 bits were scaled; None where there are none."""
     notes: tuple[str, ...] = ()
     """What a person must know of how the data was read: what was ignored, scaled or dropped."""
+    folder: Path | None = None
+    """Of the decoded images; None where they are in no file."""
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -130,6 +137,7 @@ def load(data: Data, image_size: int | None = None) -> Dataset:
         known_statistics=found.statistics if found else None,
         value_range=pool.value_range,
         notes=notes,
+        folder=pool.folder,
     )
 
 
@@ -209,7 +217,10 @@ def split_key(split: Split) -> str:
 
     Results on splits of one key can be compared image by image.
     """
-    digest = hashlib.blake2b("\0".join(split.names).encode("utf-8", "surrogateescape"), digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
+    for start in range(0, len(split.names), NAMES_AT_ONCE):
+        some = "\0".join(split.names[start : start + NAMES_AT_ONCE])
+        digest.update((("\0" if start else "") + some).encode("utf-8", "surrogateescape"))
     digest.update(split.labels.astype(np.int64).tobytes())
     return digest.hexdigest()
 
@@ -233,7 +244,8 @@ def channel_statistics(images: Split, most: int = 2048) -> Statistics:
 
 
 def _part(pool: Pool, rows: np.ndarray) -> Split:
-    return Split(pool.images, rows, pool.labels[rows], tuple(pool.names[row] for row in rows))
+    names = pool.names.at(rows) if isinstance(pool.names, Names) else tuple(pool.names[row] for row in rows)
+    return Split(pool.images, rows, pool.labels[rows], names)
 
 
 def _evenly_labelled(classes: int, counts: dict[str, int]) -> Labelling:

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from ..recipe import RecipeError
 from .cache import cache_folder
 from .decode import Size, ValueRange, decode, is_deep, is_truncated, values_of
+from .names import write_names
 from .stages import stage
 
 AT_ONCE = 32
@@ -92,7 +93,8 @@ def decode_all(folder: Path, encoded: Encoded) -> None:
     arrays.images.flush()  # type: ignore[attr-defined]
     np.save(folder / "labels.npy", arrays.labels, allow_pickle=False)
     np.save(folder / "digests.npy", arrays.digests, allow_pickle=False)
-    about = {"names": encoded.names, "counts": encoded.counts, "class_names": encoded.class_names}
+    write_names(folder / "names.npy", encoded.names)
+    about = {"counts": encoded.counts, "class_names": encoded.class_names}
     notes = list(_notes(encoded, outcomes, held, len(spans)))
     text = json.dumps(about | {"value_range": value_range, "notes": notes})
     (folder / "about.json").write_text(text, encoding="utf-8")

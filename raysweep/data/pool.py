@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from filelock import FileLock
 from .cache import cache_folder
 from .decode import ValueRange
 from .decoding import Encoded, decode_all
+from .names import Names, read_names
 
 FORMAT = 3
 """Of the folder and of how images are decoded; a change decodes all anew."""
@@ -42,7 +43,7 @@ class Pool(Labelling):
     """All images of a data set."""
 
     images: np.ndarray  # (n, 3, height, width) uint8
-    names: tuple[str, ...]
+    names: Sequence[str]
     class_names: tuple[str, ...]
     digests: np.ndarray
     """Hash of each image's pixels: (n,) of 16 bytes each."""
@@ -50,6 +51,8 @@ class Pool(Labelling):
     """By which images with more than 8 bits were scaled; None where there are none."""
     notes: tuple[str, ...] = ()
     """What a person must know of how the data was read."""
+    folder: Path | None = None
+    """Where the decoded images are, for `map_pool`; None where they are in no file."""
 
     @property
     def digest(self) -> str:
@@ -75,17 +78,28 @@ def cached_pool(key: list[Any], open_encoded: Callable[[], Encoded]) -> Pool:
                 _build(folder, open_encoded)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     labels, digests = (np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("labels", "digests"))
+    images, names = map_pool(folder)
     return Pool(
         labels=labels,
         counts=about["counts"],
         classes=len(about["class_names"]),
-        images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
-        names=tuple(about["names"]),
+        images=images,
+        names=names,
         class_names=tuple(about["class_names"]),
         digests=digests,
         value_range=about["value_range"] and tuple(about["value_range"]),
         notes=tuple(about["notes"]),
+        folder=folder,
     )
+
+
+def map_pool(folder: Path) -> tuple[np.ndarray, Names]:
+    """The images of a pool's folder, (n, 3, height, width) uint8, and their names; both are mapped.
+
+    Raises:
+        OSError: the folder is not there.
+    """
+    return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), read_names(folder / "names.npy")
 
 
 def _build(folder: Path, open_encoded: Callable[[], Encoded]) -> None:

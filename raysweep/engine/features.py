@@ -57,22 +57,35 @@ def decisions_of(record: Mapping[str, Any]) -> list[Decision] | None:
 
 
 def make(
-    trials: Sequence[Trial], decisions: Sequence[Decision], recipe: Recipe, machine: Machine, display: Display
+    trials: Sequence[Trial],
+    decisions: Sequence[Decision],
+    recipe: Recipe,
+    machine: Machine,
+    display: Display,
+    snapshots: Sequence[str] = (),
 ) -> FeaturesRecord:
-    """Make the features that were decided on, on every node that has room for a trial."""
+    """Make the features that were decided on, on every node that has room for a trial.
+
+    Args:
+        snapshots: of the data sets (see `TrialJob`).
+    """
     chosen = {name for decision in decisions if decision.store for name in decision.phases}
     groups: dict[Any, dict[Any, Trial]] = {}
     for trial in trials:
         for phase in trial.phases():
             if phase.name in chosen:
                 groups.setdefault(group_key(phase), {}).setdefault(phase.depth, phase)
-    made = [one for phases in groups.values() for one in _pass(list(phases.values()), recipe, machine, display)]
+    made = [
+        one for phases in groups.values() for one in _pass(list(phases.values()), recipe, machine, display, snapshots)
+    ]
     failed = {one.backbone for one in made if one.problem}
     stored = {name for one in decisions if one.store and one.backbone not in failed for name in one.phases}
     return FeaturesRecord(decisions=tuple(decisions), made=tuple(made), stored=tuple(sorted(stored)))
 
 
-def _pass(phases: Sequence[Trial], recipe: Recipe, machine: Machine, display: Display) -> list[MadeFeatures]:
+def _pass(
+    phases: Sequence[Trial], recipe: Recipe, machine: Machine, display: Display, snapshots: Sequence[str]
+) -> list[MadeFeatures]:
     """One pass over the images of phases that share their task, on all nodes at once."""
     started = time.perf_counter()
     texts, settings = [phase.model_dump_json() for phase in phases], recipe.features.model_dump_json()
@@ -83,7 +96,7 @@ def _pass(phases: Sequence[Trial], recipe: Recipe, machine: Machine, display: Di
             num_cpus=count * cpus,
             num_gpus=math.ceil(count * gpus),
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(texts, settings, count, cpus, gpus): node
+        ).remote(texts, settings, count, cpus, gpus, list(snapshots)): node
         for node, count in lanes.items()
         if not (node == here and are_stored(phases, recipe.features))
     }
@@ -141,11 +154,15 @@ def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str,
 
 
 @ray.remote(max_calls=1)  # its memory is for the trials then
-def _compute(phases: list[str], settings: str, lanes: int, cpus: int, gpus: float) -> Iterator[Progress]:
+def _compute(
+    phases: list[str], settings: str, lanes: int, cpus: int, gpus: float, snapshots: list[str]
+) -> Iterator[Progress]:
     import torch
 
     from ..features.compute import make_features
+    from ..nets import task
 
+    task.expect(snapshots)
     torch.set_num_threads(cpus)
     count = torch.cuda.device_count() if gpus else lanes
     devices = [torch.device("cuda", index) if gpus else torch.device("cpu") for index in range(count)]

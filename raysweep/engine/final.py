@@ -78,10 +78,12 @@ def refit(job: TrialJob, chosen: Configuration) -> FinalResult:
 
 def _loop(space: dict[str, Any]) -> None:
     """One rank of the final fit. A loss that is no number is so on every rank, and not tried again."""
+    from ..nets.task import expect
     from ..train.loop import DivergedError
 
     job = job_of(space)
     world = world_of(job)
+    expect(job.snapshots)
     try:
         found = _fitted(job, world)
     except DivergedError as error:

@@ -124,8 +124,11 @@ def sharing_of(job: TrialJob) -> Sharing:
 
 def _train(space: dict[str, Any]) -> None:
     """The training loop of one rank. What fails for the trial's own reason is reported, and not tried again."""
+    from ..nets.task import expect
+
     job = job_of(space)
     world = world_of(job)
+    expect(job.snapshots)
     report = _reporter(job)
     known = _known_problem(job) if world.size > 1 else None
     if known is not None:

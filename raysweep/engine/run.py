@@ -153,9 +153,12 @@ class _Stages:
         history = History() if recorded is None else history_of(recorded)
         self._announce(recorded, history)
         decided = None if recorded is None or recorded.features is None else decisions_of(recorded.features)
-        stored = _make_features(self.recipe, self.planned, self.machine, self.book.folder, self.display, decided)
+        snapshots = _snapshots(self.planned)
+        stored = _make_features(
+            self.recipe, self.planned, self.machine, self.book.folder, self.display, decided, snapshots
+        )
         where = self.place.copy.storage.where
-        jobs = Jobs(self.recipe, self.machine, where, self.place.ray_folder, stored, rungs_of(self.recipe))
+        jobs = Jobs(self.recipe, self.machine, where, self.place.ray_folder, stored, rungs_of(self.recipe), snapshots)
         run_trials(jobs, self.planned, self.book, self.display, history)
         self.place.copy.fetch()
         return _finals(jobs, self.planned, self.book.folder, self.display, self.findings)
@@ -200,6 +203,12 @@ def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | Non
     return dataset, findings
 
 
+def _snapshots(planned: Sequence[PlannedTrial]) -> tuple[str, ...]:
+    """Keep the data sets for the sweep's other processes."""
+    trials = {one.trial.data: one.trial for one in planned}.values()
+    return tuple(dict.fromkeys(name for trial in trials if (name := task.save_dataset(trial)) is not None))
+
+
 def _about(recipe: Recipe, command: str, dataset: Dataset) -> dict[str, Any]:
     """What recipe.yaml holds."""
     return {
@@ -224,6 +233,7 @@ def _make_features(
     folder: Path,
     display: Display,
     decided: Sequence[Decision] | None,
+    snapshots: Sequence[str],
 ) -> tuple[str, ...]:
     """Decide what to store if it is not decided, make it and write that down; returns names of the phases that
     read it."""
@@ -232,7 +242,7 @@ def _make_features(
     decisions = decide(trials, recipe.features) if decided is None else decided
     if decided is None and recipe.features.cache != "never" and (problem := unwritable(recipe.features)):
         display.say(f"warning: {problem}; trials compute the frozen prefix themselves")
-    record = features.make(trials, decisions, recipe, machine, display)
+    record = features.make(trials, decisions, recipe, machine, display, snapshots)
     task.release()
     for one in record.made:
         if one.problem:

@@ -48,6 +48,8 @@ class Jobs:
     """Names of the phases that read stored features."""
     rungs: tuple[int, ...] = ()
     """Epochs at which early stopping compares trials."""
+    snapshots: tuple[str, ...] = ()
+    """Of the data sets."""
 
     def of(self, trial: Trial) -> TrialJob:
         """A trial's job."""
@@ -64,6 +66,7 @@ class Jobs:
             rungs=self.rungs,
             features=self.recipe.features,
             stored=self.stored,
+            snapshots=self.snapshots,
             checkpoint_minutes=trial.train.checkpoint_every_minutes,
             max_failures=resources.max_failures,
         )

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.optim.swa_utils import update_bn
 
 from ..data import dataset as datasets
+from ..data import snapshot
 from ..data.dataset import Dataset
 from ..data.preparation import Preparation
 from ..data.sources import Images
@@ -27,6 +28,8 @@ from .layers import select
 from .tracing import outputs, traced
 
 RECALIBRATION_BATCH = 64
+_snapshots: list[str] = []
+"""What `expect` was given last."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,21 @@ def weights_seed(trial: Trial) -> int:
     return trial.seed if trial.model.weights == "none" else 0
 
 
+def save_dataset(trial: Trial) -> str | None:
+    """Keep the data set of a trial for the sweep's other processes; returns its name for `expect`, if it has one.
+
+    Raises:
+        RecipeError: as `task_of`.
+    """
+    data = _plain(_unaugmented(trial.data))
+    return snapshot.save(data, _dataset(data))
+
+
+def expect(snapshots: Sequence[str]) -> None:
+    """Take data sets from these snapshots from now on, where they are at hand."""
+    _snapshots[:] = snapshots
+
+
 def release() -> None:
     """Drop all that is kept for the process."""
     for kept in (_dataset, _task, _cut, _outputs, traced):
@@ -91,14 +109,19 @@ def _unaugmented(data: Data) -> Data:
     )
 
 
+def _plain(data: Data) -> Data:
+    """The data as a data set has it: images that are not normalised."""
+    return data.model_copy(update={"normalize": "none"})
+
+
 @lru_cache(maxsize=2)
 def _dataset(data: Data) -> Dataset:
-    return datasets.load(data)
+    return snapshot.opened(data, _snapshots) or datasets.load(data)
 
 
 @lru_cache(maxsize=2)
 def _task(name: str, model: Model, seed: int, data: Data) -> TransferTask:
-    dataset = _dataset(data.model_copy(update={"normalize": "none"}))
+    dataset = _dataset(_plain(data))
     image_size = _image_size(data, dataset)
     sizes.check(name, model.weights, image_size)
     backbone = backbones.build(name, model, len(dataset.class_names), seed, image_size)

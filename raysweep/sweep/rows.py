@@ -80,6 +80,8 @@ class TrialJob(Versioned):
     features: Features
     stored: tuple[str, ...] = ()
     """Names of the phases that read stored features."""
+    snapshots: tuple[str, ...] = ()
+    """Of the data sets, as the sweep's own process read them (`raysweep.data.snapshot`)."""
     refit: tuple[int, ...] | None = None
     """Epochs of each phase of a final fit; None for a trial of the grid."""
     target: str = ""

@@ -39,7 +39,7 @@ def test_folders_of_splits(train, val, test, tmp_path):
     for part, count in ((train, 1), (val, 2), (test, 3)):
         write_classes(root / part, {"cat": 1, "dog": count}, seed=10 * count)
     loaded = load(folder_data(root))
-    assert loaded.val.names == (f"{val}/cat/000.png", f"{val}/dog/000.png", f"{val}/dog/001.jpg")
+    assert tuple(loaded.val.names) == (f"{val}/cat/000.png", f"{val}/dog/000.png", f"{val}/dog/001.jpg")
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (2, 3, 4)
     assert loaded.class_names == ("cat", "dog")
     renamed = f"splits: train is {train}/, val is {val}/, test is {test}/"

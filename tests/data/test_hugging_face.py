@@ -40,7 +40,9 @@ def test_a_saved_set_is_split_and_decoded(seed, tmp_path):
     data = hub_data(saved(tmp_path / "set", content), split_seed=seed)
     loaded = load(data)
     assert loaded.class_names == ("dog", "cat")  # in the set's own order
-    assert sorted(loaded.train.names + loaded.val.names + loaded.test.names) == sorted(f"train/{i}" for i in range(30))
+    assert sorted([*loaded.train.names, *loaded.val.names, *loaded.test.names]) == sorted(
+        f"train/{i}" for i in range(30)
+    )
     assert loaded.train.images().shape[1:] == (3, 8, 8)
     for name, label in zip(loaded.test.names, loaded.test.labels, strict=True):
         assert content[int(name.split("/")[1])]["label"] == label
@@ -68,7 +70,7 @@ def test_given_splits_are_kept_and_others_told(tmp_path):
         }
     )
     loaded = load(hub_data(saved(tmp_path / "set", content)))
-    assert loaded.val.names == tuple(f"val/{index}" for index in range(6))
+    assert tuple(loaded.val.names) == tuple(f"val/{index}" for index in range(6))
     assert loaded.drawn == ("test",)
     assert loaded.notes == ("ignored the split extra", "ignored the split test: it has no labels")
 

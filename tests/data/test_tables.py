@@ -41,7 +41,7 @@ def pets(root, count=10):
 
 
 def everything(dataset):
-    return {part: (getattr(dataset, part).names, getattr(dataset, part).labels.tolist()) for part in PARTS}
+    return {part: (tuple(getattr(dataset, part).names), getattr(dataset, part).labels.tolist()) for part in PARTS}
 
 
 @pytest.mark.parametrize("seed", [0, 1])

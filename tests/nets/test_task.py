@@ -6,9 +6,20 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from raysweep.nets.task import cut_of, outputs_of, release, task_of, tensors_digest, weights_seed
+from raysweep.data import dataset as datasets
+from raysweep.nets.task import (
+    cut_of,
+    expect,
+    outputs_of,
+    release,
+    save_dataset,
+    task_of,
+    tensors_digest,
+    weights_seed,
+)
 from raysweep.nets.zoo import UNIT
 from raysweep.recipe import Recipe, RecipeError, Statistics
+from tests.data.image_files import write_classes
 
 DATA = {"dataset": "fake:4", "image_size": 32, "limit": 48}
 
@@ -29,9 +40,23 @@ def trial_of(backbone="small_cnn", depth=1, lr=0.01, seed=0, batch_norm="frozen"
 def nothing_kept():
     yield
     release()
+    expect(())
 
 
 # ---- what is shared ----
+
+
+def test_a_data_set_that_another_process_read_is_not_read_again(tmp_path, monkeypatch):
+    root = write_classes(tmp_path / "photos", {"cat": 12, "dog": 14})
+    trial = trial_of(dataset="imagefolder", root=str(root), limit=None, augment=["hflip"], normalize="dataset")
+    first, name = task_of(trial), save_dataset(trial)
+    release()
+    expect([name])
+    monkeypatch.setattr(datasets, "load", lambda _: pytest.fail("it was read"))
+    again = task_of(trial)
+    assert again is not first
+    assert (again.dataset.fingerprint, again.digest) == (first.dataset.fingerprint, first.digest)
+    assert again.preparation == first.preparation
 
 
 def test_trials_that_share_a_task_get_the_same_one():
