@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 
 import matplotlib as mpl
@@ -45,7 +46,7 @@ def _fonts_for(wanted: frozenset[int]) -> tuple[tuple[str, ...], frozenset[int]]
     own = font_manager.findfont(font_manager.FontProperties(family=mpl.rcParamsDefault["font.family"]))
     missing = wanted - _characters(own)
     families: list[str] = []
-    for entry in sorted(font_manager.fontManager.ttflist, key=_unlikeliness) if missing else ():
+    for entry in _others() if missing else ():
         covered = missing & _characters(entry.fname)
         if covered and entry.name not in families:
             families.append(entry.name)
@@ -53,6 +54,15 @@ def _fonts_for(wanted: frozenset[int]) -> tuple[tuple[str, ...], frozenset[int]]
         if not missing:
             break
     return tuple(families), missing
+
+
+def _others() -> list[FontEntry]:
+    """The fonts of this machine, also those that were installed after matplotlib looked for them."""
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    for file in sorted(set(font_manager.findSystemFonts()) - known):
+        with suppress(OSError, RuntimeError):  # damaged
+            font_manager.fontManager.addfont(file)
+    return sorted(font_manager.fontManager.ttflist, key=_unlikeliness)
 
 
 def _unlikeliness(entry: FontEntry) -> tuple[bool, bool, bool, str]:

@@ -39,6 +39,7 @@ def installed(tmp_path, monkeypatch):
     """matplotlib's own fonts, and those that the test installs."""
     own = [one for one in font_manager.fontManager.ttflist if "mpl-data" in one.fname]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
 
     def install(characters, family):
         fonts._fonts_for.cache_clear()
@@ -47,6 +48,14 @@ def installed(tmp_path, monkeypatch):
     fonts._fonts_for.cache_clear()
     yield install
     fonts._fonts_for.cache_clear()
+
+
+def test_a_font_that_was_installed_since_matplotlib_looked_is_taken(installed, tmp_path, monkeypatch):
+    file, damaged = write_font(tmp_path / "new.ttf", "猫", "New"), tmp_path / "damaged.ttf"
+    damaged.write_bytes(b"no font")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(file), str(damaged)])
+    assert drawable_classes(["猫"]) == ["猫"]
+    assert Lettering(["猫"]).families[-1] == "New"
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), ("été", "Ωμέγα"), ("a\nb", "$x$")])
