@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,23 @@ from ..recipe import Data, RecipeError
 from .cache import data_folder
 from .catalogue import SHORT, SPLIT_FOLDERS, Known
 from .decoding import Encoded, one_line
+from .folders import file_stamp
 from .pool import Pool, cached_pool
+
+PLACES = {
+    "FGVCAircraft": "fgvc-aircraft-2013b",
+    "Flowers102": "flowers-102",
+    "Food101": "food-101",
+    "Imagenette": "imagenette2*",
+    "OxfordIIITPet": "oxford-iiit-pet",
+    "RenderedSST2": "rendered-sst2",
+    "SEMEION": "semeion.data",
+    "STL10": "stl10_binary",
+    "SVHN": "*_32x32.mat",
+    "StanfordCars": "stanford_cars",
+    "USPS": "usps*",
+}
+"""Where below its root torchvision keeps a data set, in lower case, unless by its own name."""
 
 
 def torchvision_pool(data: Data, name: str, known: Known, side: int | None) -> Pool:
@@ -20,7 +37,10 @@ def torchvision_pool(data: Data, name: str, known: Known, side: int | None) -> P
     cls = getattr(torchvision.datasets, name)
     root = Path(data.root).expanduser().resolve() if data.root else data_folder()
     size = None if known.image_size or side is None else (side, side)
-    sums = [*cls.train_list, *cls.test_list, cls.meta["md5"]] if name in SHORT.values() else []
+    if name in SHORT.values():
+        content = [*cls.train_list, *cls.test_list, cls.meta["md5"]]
+    else:
+        content = [str(root), torchvision.__version__, _stamps(root, name) or _fetched(cls, root, known, data, name)]
 
     def open_encoded() -> Encoded:
         _refuse_corrupt(cls, root, name)
@@ -38,7 +58,22 @@ def torchvision_pool(data: Data, name: str, known: Known, side: int | None) -> P
             value_range=data.value_range,
         )
 
-    return cached_pool([name, sums or [str(root), torchvision.__version__], size, data.value_range], open_encoded)
+    return cached_pool([name, content, size, data.value_range], open_encoded)
+
+
+def _stamps(root: Path, name: str) -> list[tuple[Any, ...]]:
+    """The files of a data set with what tells that one was written anew; empty where there are none."""
+    wanted = PLACES.get(name, name.lower())
+    places = [path for path in root.glob("*") if fnmatch(path.name.lower(), wanted)]
+    files = [file for path in places for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    return sorted((file.relative_to(root).as_posix(), *file_stamp(file)) for file in files)
+
+
+def _fetched(cls: Any, root: Path, known: Known, data: Data, name: str) -> list[tuple[Any, ...]]:
+    """Fetch a data set; returns its files as `_stamps`."""
+    for part in known.counts:
+        _open_torchvision(cls, root, part, data)
+    return _stamps(root, name)
 
 
 def _refuse_corrupt(cls: Any, root: Path, name: str) -> None:

@@ -1,13 +1,18 @@
 """CIFAR and other sets of torchvision, in files as their authors wrote them."""
 
+import inspect
+import os
+
 import numpy as np
 import pytest
+import torchvision
 
+from raysweep.data import torchvision_data
 from raysweep.data.cache import data_folder
-from raysweep.data.catalogue import CIFAR10_STATISTICS
+from raysweep.data.catalogue import CIFAR10_STATISTICS, SHORT, TORCHVISION
 from raysweep.data.dataset import load
 from raysweep.recipe import Data, RecipeError
-from tests.data.image_files import write_cifar, write_classes, write_dtd, write_mnist
+from tests.data.image_files import write_cifar, write_classes, write_dtd, write_image, write_mnist
 
 
 def per_class(split):
@@ -73,6 +78,31 @@ def test_torchvision_set_that_takes_split(tmp_path):
     assert (per_class(loaded.train), per_class(loaded.val), per_class(loaded.test)) == ([3, 3], [3, 3], [3, 3])
     assert loaded.class_names == ("banded", "dotted")
     assert loaded.val.names[0] == "val/0"
+
+
+def test_a_file_that_is_written_anew_is_read_again(tmp_path):
+    write_dtd(tmp_path / "data")
+    data = Data(dataset="torchvision:dtd", root=str(tmp_path / "data"), image_size=8)
+    first, again = load(data), load(data)
+    assert again.fingerprint == first.fingerprint
+    file = next((tmp_path / "data" / "dtd").rglob("*.jpg"))
+    content, stat = file.read_bytes(), file.stat()
+    other = write_image(tmp_path / "other.jpg", seed=99).read_bytes()
+    file.write_bytes(other)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load(data).fingerprint != first.fingerprint
+    file.write_bytes(content)
+    assert load(data).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("name", sorted(set(TORCHVISION) - set(SHORT.values())))
+def test_where_a_set_lies_is_what_torchvision_says(name):
+    """The place is in the source of its class, which names it in no other way."""
+    wanted = torchvision_data.PLACES.get(name, name.lower()).strip("*")
+    cls = getattr(torchvision.datasets, name)
+    sources = [inspect.getsource(one) for one in cls.__mro__ if one.__module__.startswith("torchvision")]
+    named_by_class = any("__class__.__name__" in text or "type(self).__name__" in text for text in sources)
+    assert named_by_class or any(wanted in text.lower() for text in sources)
 
 
 def test_torchvision_set_that_takes_neither(tmp_path):
