@@ -9,7 +9,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -32,6 +32,7 @@ from ..sweep.choice import counted, epochs_by_phase
 from ..sweep.evidence import write_labels
 from ..sweep.history import History, history_of, other_versions
 from ..sweep.ledger import Ledger, Run, RunFolderError, written_to
+from ..sweep.loggers import Loggers
 from ..sweep.plan import PlannedTrial
 from ..sweep.progress import Display
 from . import features, final
@@ -159,7 +160,11 @@ class _Stages:
         )
         where = self.place.copy.storage.where
         jobs = Jobs(self.recipe, self.machine, where, self.place.ray_folder, stored, rungs_of(self.recipe), snapshots)
-        run_trials(jobs, self.planned, self.book, self.display, history)
+        configurations = [one.configuration for one in self.planned]
+        with closing(
+            Loggers(self.recipe.loggers, self.book.folder, self.recipe.name, configurations, self.display.say)
+        ) as loggers:
+            run_trials(jobs, self.planned, self.book, self.display, history, loggers)
         self.place.copy.fetch()
         return _finals(jobs, self.planned, self.book.folder, self.display, self.findings)
 

@@ -20,6 +20,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ..recipe import Objective, Recipe, Trial
 from ..sweep.history import History, replay
 from ..sweep.ledger import Ledger
+from ..sweep.loggers import Loggers
 from ..sweep.plan import PlannedTrial
 from ..sweep.progress import Display
 from ..sweep.rows import Report, State, Stop, TrialJob, why
@@ -73,16 +74,20 @@ class Jobs:
 
 
 def run_trials(
-    jobs: Jobs, planned: Sequence[PlannedTrial], ledger: Ledger, display: Display, history: History | None = None
+    jobs: Jobs,
+    planned: Sequence[PlannedTrial],
+    ledger: Ledger,
+    display: Display,
+    history: History,
+    loggers: Loggers,
 ) -> None:
     """Every trial that has not ended through Ray Tune.
 
     Raises:
         RunFolderError: the run folder cannot be written to any more.
     """
-    history = history or History()
     rule = early_stopping(jobs.recipe, planned, jobs.rungs)
-    recorder = _Recorder(ledger, display, rule, Storage(jobs.folder), history, jobs.recipe.objective)
+    recorder = _Recorder(ledger, display, rule, Storage(jobs.folder), history, loggers, jobs.recipe.objective)
     names = history.unfinished([one.name for one in in_order(planned)])
     waiting = [name for name in names if name not in recorder.replayed]
     texts = {one.name: jobs.of(one.trial).model_dump_json() for one in planned}
@@ -174,6 +179,7 @@ class _Recorder(ray.tune.Callback):
         rule: early stopping; it is told the rows of the history.
         storage: of the run folder.
         history: what was recorded before.
+        loggers: new rows are sent there too.
         objective: what is raced by.
     """
 
@@ -184,9 +190,10 @@ class _Recorder(ray.tune.Callback):
         rule: EarlyStopping | None,
         storage: Storage,
         history: History,
+        loggers: Loggers,
         objective: Objective = "accuracy",
     ) -> None:
-        self.objective = objective
+        self.loggers, self.objective = loggers, objective
         self.ledger, self.display, self.rule, self.storage = ledger, display, rule, storage
         self.rows = history.recorded()
         """The last row of each trial."""
@@ -234,6 +241,7 @@ class _Recorder(ray.tune.Callback):
             with self._noting_faults():
                 self.ledger.epoch(row)
             self.display.row(row)
+            self.loggers.row(row)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         name = str(trial)
@@ -274,6 +282,7 @@ class _Recorder(ray.tune.Callback):
     def _end(self, name: str, state: State, **more: Any) -> None:
         epochs = self.rows[name].epoch if name in self.rows else 0
         self._write(name, state, epochs_completed=epochs, **more)
+        self.loggers.end(name, state)
         self.display.end(name, state, why(more.get("stop"), self.objective) or more.get("error") or "")
         may_go_on = state == "failed" and not more.get("diverged")  # when the sweep is resumed, from its checkpoint
         with suppress(OSError):

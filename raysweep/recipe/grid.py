@@ -6,14 +6,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from .errors import RecipeError
 from .problems import problems
 from .schema import Asha, Data, Features, Final, Head, Model, Phase, Resources, Train
-from .values import Depth, Frozen, Objective, Positive, Seed, Statistics, axis, depth_label
+from .values import Depth, Frozen, Objective, Positive, Seed, Statistics, axis, depth_label, listed
 
 IMAGE_FIELDS = ("image_size", "normalize", "augment", "crop_scale", "views")
 """Fields of `data` that leave the images and their splits as they are."""
@@ -132,6 +132,8 @@ class Recipe(Frozen):
     resources: Resources = Resources()
     features: Features = Features()
     final: Final = Final()
+    loggers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(listed)] = ()
+    """Experiment trackers that every row is sent to as well."""
 
     def trials(self) -> tuple[Trial, ...]:
         """The grid multiplied out, in order, each configuration once.

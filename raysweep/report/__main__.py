@@ -9,6 +9,7 @@ import click
 
 from ..sweep.ledger import read
 from .page import gather, in_short, unread, write
+from .watch import watch
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,11 +19,18 @@ from .page import gather, in_short, unread, write
 @click.option(
     "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), help="That a depth is enough."
 )
-def main(folders: tuple[Path, ...], out: Path | None, tolerance: float | None, confidence: float | None) -> None:
+@click.option("--watch", "follow", is_flag=True, help="Build it again as rows arrive, until the sweep has ended.")
+def main(
+    folders: tuple[Path, ...], out: Path | None, tolerance: float | None, confidence: float | None, follow: bool
+) -> None:
     """Write the report on a run folder, or compare several; print the answer and the page's path."""
     try:
+        if follow:
+            watch(folders, out, tolerance, confidence, click.echo)
         facts = gather([read(folder) for folder in folders], tolerance, confidence)
         page = write(facts, out)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:  # RunFolderError among them
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)

@@ -102,19 +102,20 @@ def compare(
     return write(gather([read(folder) for folder in folders], tolerance, confidence), out, together=True)
 
 
-def write(facts: Facts, out: Path | None = None, together: bool = False) -> Path:
+def write(facts: Facts, out: Path | None = None, together: bool = False, refresh_s: int | None = None) -> Path:
     """Write the report; returns its index.html.
 
     Args:
         facts: what it is on.
         out: where to, instead of report/ in the run folder; of several, report/compare/ in the first one's.
         together: whether it compares runs, so that none of them has results.csv in its own place.
+        refresh_s: seconds after which an open page loads itself again; never when None.
     """
     folder = facts.runs[0].folder
     if out is None and not (together or len(facts.runs) > 1):
-        return _write(facts, folder / "report", folder / "results.csv")
+        return _write(facts, folder / "report", folder / "results.csv", refresh_s)
     out = out or folder / "report" / "compare"
-    return _write(facts, out, out / "results.csv")
+    return _write(facts, out, out / "results.csv", refresh_s)
 
 
 def gather(runs: Sequence[Run], tolerance: float | None = None, confidence: float | None = None) -> Facts:
@@ -241,7 +242,7 @@ def summary(facts: Facts, shown: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(facts: Facts, out: Path, table: Path) -> Path:
+def _write(facts: Facts, out: Path, table: Path, refresh_s: int | None) -> Path:
     """Write page, figures, summary and table; returns index.html."""
     out.mkdir(parents=True, exist_ok=True)
     shown, images = _drawn(facts)
@@ -252,6 +253,7 @@ def _write(facts: Facts, out: Path, table: Path) -> Path:
     )
     page = environment.get_template("report.html.j2").render(
         title=_title(facts),
+        refresh_s=refresh_s,
         headline=headline(facts),
         next_step=next_step(facts),
         reservations=list(reservations(facts)),

@@ -195,6 +195,19 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a sweep holds a run folder."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # a folder that can only be read
+        return False
+    lock.release()
+    return False
+
+
 def is_finished(run: Run) -> bool:
     """Whether a run has nothing left to do."""
     planned = {row["trial"] for row in run.trials if row["state"] == "planned"}

@@ -15,6 +15,7 @@ from ..nets import sizes, zoo
 from ..nets.backbones import Backbone, check_weights_file, outline
 from ..nets.layers import BATCH_NORMS, Layer, layers, select
 from ..recipe import Data, Recipe, RecipeError, Trial, depth_label
+from . import loggers
 from .rows import Configuration
 
 
@@ -39,6 +40,7 @@ def plan(recipe: Recipe) -> list[PlannedTrial]:
             a depth that a network does not have; all problems at once.
     """
     trials, axes = recipe.trials(), extra_axes(recipe)
+    loggers.check(recipe.loggers)
     datasets.check(recipe.data)
     shape = cache(datasets.shape)  # of many trials on one folder, it is looked at once
     planned, problems = [], dict[str, None]()

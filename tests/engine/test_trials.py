@@ -15,6 +15,7 @@ from raysweep.recipe import Recipe
 from raysweep.sweep.evidence import pack
 from raysweep.sweep.history import History, history_of
 from raysweep.sweep.ledger import Ledger, read
+from raysweep.sweep.loggers import Loggers
 from raysweep.sweep.plan import plan
 from raysweep.sweep.progress import Display
 from raysweep.sweep.rows import Report, Stop
@@ -221,7 +222,8 @@ def recorded(tmp_path):
         book.describe({})
         display = Display([configuration("a"), configuration("b")])
         rule = Guard({"a": Entrant("g", 0.1, 0), "b": Entrant("g", 0.2, 0)}, (1,), 0.005, 3.0)
-        recorder = _Recorder(book, display, rule, Storage(str(tmp_path / "run")), History())
+        loggers = Loggers((), tmp_path / "run", "sweep", (), display.say)
+        recorder = _Recorder(book, display, rule, Storage(str(tmp_path / "run")), History(), loggers)
         yield SimpleNamespace(recorder=recorder, rule=rule, read=lambda: read(tmp_path / "run"))
 
 
@@ -409,7 +411,8 @@ def again(tmp_path, history):
     with Ledger(tmp_path / "run", resume=True) as book:
         rule = Guard({"a": Entrant("g", 0.1, 0), "b": Entrant("g", 0.2, 0)}, (1,), 0.005, 3.0)
         display = Display([configuration("a"), configuration("b")])
-        return _Recorder(book, display, rule, Storage(str(tmp_path / "run")), history)
+        loggers = Loggers((), tmp_path / "run", "sweep", (), display.say)
+        return _Recorder(book, display, rule, Storage(str(tmp_path / "run")), history, loggers)
 
 
 def test_a_recorder_goes_on_from_what_was_recorded(recorded, tmp_path):
