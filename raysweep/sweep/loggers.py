@@ -171,8 +171,7 @@ class Loggers:
 
     def row(self, row: EpochRow) -> None:
         """Send a row to all."""
-        configuration, numbers = self.trials[row.trial], numbers_of(row)
-        self._tell(lambda one: one.epoch(configuration, row.epoch, numbers))
+        self._tell(lambda one: one.epoch(self.trials[row.trial], row.epoch, numbers_of(row)))
 
     def end(self, trial: str, state: State) -> None:
         """Tell all that a trial ended."""
