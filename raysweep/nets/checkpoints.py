@@ -14,6 +14,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +246,14 @@ def _say_what_is_left(
     if names := list(filter(None, names)):
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         under = f" (which is under {chosen.title})" if chosen.title else ""
-        LOG.warning(
-            "model.weights=%s: left out, as it is not the network's%s: %s%s",
-            path, under, ", ".join(names[:MOST_NAMED]), more,
-        )  # fmt: skip
+        named = ", ".join(names[:MOST_NAMED])
+        _warn(f"model.weights={path}: left out, as it is not the network's{under}: {named}{more}")
+
+
+@cache
+def _warn(text: str) -> None:
+    """Say something once: a file is read when it is checked, and again when it is used."""
+    LOG.warning(text)
 
 
 def _own_name(key: str, prefix: str) -> str:
