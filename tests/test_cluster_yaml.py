@@ -147,9 +147,9 @@ def test_the_project_is_mounted_and_installed(cluster):
     packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     needed = {*packages, "pyproject.toml", project["project"]["readme"]}
     mounts = cluster["file_mounts"]
-    assert {f"~/raysweep/{part}" for part in needed} == set(mounts)
-    assert all(remote == f"~/raysweep/{local}" for remote, local in mounts.items())
-    assert any(re.search(r"pip install .*--editable ~/raysweep$", line) for line in cluster["setup_commands"])
+    assert {f"~/raysweep-code/{part}" for part in needed} == set(mounts)
+    assert all(remote == f"~/raysweep-code/{local}" for remote, local in mounts.items())
+    assert any(re.search(r"pip install .*--editable ~/raysweep-code$", line) for line in cluster["setup_commands"])
     if missing := [local for local in mounts.values() if not (ROOT / local).exists()]:
         pytest.skip(f"{missing} not in this checkout")
 
@@ -252,6 +252,7 @@ def test_ray_accepts_the_one_for_machines_that_one_has():
     for which in STARTS:
         line, options = start(config, which)
         assert "RAY_AUTH_MODE=token" in line
+        assert ("RAY_enable_autoscaler_v2=0" in line) == options["head"]  # Ray 2.60's v2 starts no worker of one's own
         assert options["head"] == (which == "head_start_ray_commands")
     assert start(config, "head_start_ray_commands")[1]["dashboard_host"] == "127.0.0.1"
 
