@@ -19,6 +19,8 @@ COMMON = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # ray.train.report blocks so long; the default is 2 s an epoch
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+NODE_S = 1800
+"""How long a trial of several workers may wait for a node of a cluster, which is slow to come and to set up."""
 LOOPBACK = "127.0.0.1"
 LONGEST_BASE = 21
 """Characters of a folder in which Ray's can be made: a socket's path has 107 at most, most of them Ray's."""
@@ -50,6 +52,12 @@ def prepare(local: bool) -> Path | None:
         }
     )
     return folder
+
+
+def train_settings() -> dict[str, str]:
+    """What Ray Train reads from the environment of a trial on a cluster, whose processes do not inherit this one's."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_S)} | ours
 
 
 def local_address() -> str:

@@ -55,12 +55,11 @@ class Machine:
         return max(1, min(fit, asked.max_concurrent or fit))
 
     def final_workers(self, recipe: Recipe) -> int:
-        """Ranks of the final fit."""
-        if recipe.final.workers:
-            return recipe.final.workers
+        """Ranks of the final fit: those asked for or else all, as far as they fit."""
         gpus = self.gpus_per_worker(recipe)
         by_cpu = self.cpus // recipe.resources.cpus_per_worker
-        return max(1, min(MOST_FINAL_WORKERS, int(self.gpus // max(1, gpus)) if gpus else by_cpu, by_cpu))
+        fit = min(by_cpu, int(self.gpus // max(1, gpus))) if gpus else by_cpu
+        return max(1, min(recipe.final.workers or MOST_FINAL_WORKERS, fit))
 
 
 def this_machine() -> Machine:

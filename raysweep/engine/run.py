@@ -10,7 +10,7 @@ import platform
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -106,10 +106,9 @@ def run(
         Ledger(place.folder, resume=recorded is not None) as book,
         Session(recipe, place.address, place.files, logs, place.interrupts, place.leave) as session,
     ):
-        machine = session.machine()
-        machine.check(recipe)
+        session.machine().check(recipe)
         with Display([one.configuration for one in planned]) as display:
-            stages = _Stages(recipe, planned, machine, book, display, dataset, findings, place)
+            stages = _Stages(recipe, planned, session, book, display, dataset, findings, place)
             try:
                 stages.describe(command, recorded)
                 return Outcome(problem=stages.run(recorded))
@@ -124,20 +123,20 @@ def run(
 
 
 class _Stages:
-    """A sweep on a machine: features, trials, final fits."""
+    """A sweep on Ray: features, trials, final fits."""
 
     def __init__(
         self,
         recipe: Recipe,
         planned: Sequence[PlannedTrial],
-        machine: Machine,
+        session: Session,
         book: Ledger,
         display: Display,
         dataset: Dataset,
         findings: Findings,
         place: Place,
     ) -> None:
-        self.recipe, self.planned, self.machine, self.place = recipe, planned, machine, place
+        self.recipe, self.planned, self.session, self.place = recipe, planned, session, place
         self.book, self.display, self.dataset, self.findings = book, display, dataset, findings
 
     def describe(self, command: str, recorded: Run | None) -> None:
@@ -154,19 +153,18 @@ class _Stages:
         history = History() if recorded is None else history_of(recorded)
         self._announce(recorded, history)
         decided = None if recorded is None or recorded.features is None else decisions_of(recorded.features)
-        snapshots = _snapshots(self.planned)
-        stored = _make_features(
-            self.recipe, self.planned, self.machine, self.book.folder, self.display, decided, snapshots
-        )
+        snapshots, machine = _snapshots(self.planned), self.session.machine()
+        stored = _make_features(self.recipe, self.planned, machine, self.book.folder, self.display, decided, snapshots)
         where = self.place.copy.storage.where
-        jobs = Jobs(self.recipe, self.machine, where, self.place.ray_folder, stored, rungs_of(self.recipe), snapshots)
+        jobs = Jobs(self.recipe, machine, where, self.place.ray_folder, stored, rungs_of(self.recipe), snapshots)
         configurations = [one.configuration for one in self.planned]
         with closing(
             Loggers(self.recipe.loggers, self.book.folder, self.recipe.name, configurations, self.display.say)
         ) as loggers:
             run_trials(jobs, self.planned, self.book, self.display, history, loggers)
         self.place.copy.fetch()
-        return _finals(jobs, self.planned, self.book.folder, self.display, self.findings)
+        left = replace(jobs, machine=self.session.machine())  # nodes may have come and gone
+        return _finals(left, self.planned, self.book.folder, self.display, self.findings)
 
     def _announce(self, recorded: Run | None, history: History) -> None:
         where = self.place.copy.storage.where

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from ..recipe import Recipe, RecipeError
-from .environment import local_address
+from .environment import local_address, train_settings
 from .interrupts import Interrupts
 from .resources import Machine, this_machine, usable_cpus
 
@@ -111,13 +111,14 @@ class Session:
         threading.Thread(target=self._watch, args=[address], daemon=True).start()
 
     def _runtime_env(self, nested: bool) -> dict[str, Any]:
-        """What the processes of trials find: this package's code on every node of a cluster, and their cluster."""
+        """What the processes of trials find: on a cluster this package's code and Ray Train's settings, and their
+        cluster."""
         found: dict[str, Any] = {}
         if self.address is not None:
-            found["py_modules"] = [str(PACKAGE)]
+            found |= {"py_modules": [str(PACKAGE)], "env_vars": train_settings()}
         if nested and self.address != "auto":
             # the helpers of a trial's Ray Train run look for their cluster by this, else for any on the machine
-            found["env_vars"] = {"RAY_ADDRESS": self.address or local_address()}
+            found["env_vars"] = found.get("env_vars", {}) | {"RAY_ADDRESS": self.address or local_address()}
         return found
 
     def _stop(self) -> None:

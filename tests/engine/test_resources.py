@@ -38,6 +38,11 @@ def test_the_final_fit_has_as_many_workers_as_asked_for():
     assert Machine(8, 0).final_workers(recipe(workers=3)) == 3
 
 
+def test_the_final_fit_has_fewer_workers_where_nodes_are_gone():
+    assert Machine(2, 0).final_workers(recipe(workers=3)) == 2
+    assert Machine(0, 0).final_workers(recipe(workers=3)) == 1
+
+
 @pytest.mark.parametrize(
     ("machine", "asked", "words"),
     [

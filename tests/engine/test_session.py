@@ -162,7 +162,24 @@ def test_helpers_of_a_trials_own_run_are_told_their_cluster(fake_ray, files, tmp
     with Session(recipe, address, files if address is None else None, tmp_path / "logs"):
         found = fake_ray.options.get("runtime_env", {})
     expected = environment.local_address() if told == "local" else told
-    assert found.get("env_vars") == (expected and {"RAY_ADDRESS": expected})
+    assert found.get("env_vars", {}).get("RAY_ADDRESS") == expected
+
+
+@pytest.mark.parametrize(("address", "sent"), [(None, None), ("auto", "1800"), ("10.0.0.1:6379", "1800")])
+def test_trials_on_a_cluster_wait_for_a_node_that_is_to_come(fake_ray, files, tmp_path, address, sent):
+    with Session(TOGETHER, address, files if address is None else None, tmp_path / "logs"):
+        found = fake_ray.options.get("runtime_env", {})
+    assert found.get("env_vars", {}).get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S") == sent
+
+
+def test_a_cluster_is_sent_what_ray_train_reads_here(fake_ray, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
+    with Session(ALONE, "auto", None, tmp_path / "logs"):
+        assert fake_ray.options["runtime_env"]["env_vars"] == {
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+        }
 
 
 @pytest.mark.parametrize(("address", "sent"), [(None, False), ("auto", True), ("10.0.0.1:6379", True)])
