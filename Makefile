@@ -1,9 +1,10 @@
 # make sweep: the quickstart, set-up included.  make test: the tests, set-up included.
+# make test-cluster: a cluster of machines made out of this one; needs root, and openssh-server and rsync.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: install sweep test lint bench clean
+.PHONY: install sweep test test-cluster lint bench clean
 
 install: $(READY)
 
@@ -17,6 +18,9 @@ sweep: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-cluster: $(READY)
+	$(VENV)/bin/python -m pytest tests/cluster/end_to_end.py $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check .
