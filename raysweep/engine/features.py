@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+import ray.exceptions
 from pydantic import ValidationError
 from ray import ObjectRefGenerator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -23,6 +24,11 @@ from ..recipe import Features, Recipe, Trial
 from ..sweep.progress import Display
 from ..sweep.rows import Versioned
 from .resources import Machine
+
+LOST = (
+    ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError,
+)  # fmt: skip
+"""What Ray raises of a task whose node is gone."""
 
 
 class MadeFeatures(Versioned):
@@ -137,7 +143,10 @@ def _lanes_by_node(recipe: Recipe, machine: Machine) -> dict[str, int]:
 
 
 def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str, Progress | str]]:
-    """What the tasks yield, with their nodes; a full disk or an overflow is a sentence, any other error is raised."""
+    """What the tasks yield, with their nodes; a full disk or an overflow is a sentence, any other error is raised.
+
+    A node that is lost has made nothing: trials on the one that takes its place make what they need.
+    """
     waiting: list[Any] = list(running)
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
@@ -148,6 +157,8 @@ def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str,
                 waiting.append(task)
             except StopIteration:
                 pass
+            except LOST:
+                yield running[task], Progress(0, 0, 0)
             except (OSError, FeatureOverflowError) as error:
                 cause = getattr(error, "cause", error)
                 yield running[task], str(getattr(cause, "strerror", None) or cause).splitlines()[0]
