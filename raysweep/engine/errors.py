@@ -10,6 +10,7 @@ LOST = {
     "node has died": "the trial's node was lost",
     "node was terminated": "the trial's node was lost",
     "node is dead": "the trial's node was lost",
+    "temporarily unavailable": "the trial's node was lost",
     "worker process has died": KILLED,
     "actor died": KILLED,
     "worker died": KILLED,

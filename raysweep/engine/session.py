@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from types import TracebackType
 from typing import Any
 
 import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..recipe import Recipe, RecipeError
 from .environment import local_address, train_settings
@@ -26,6 +29,8 @@ PACKAGE = Path(__file__).parents[1]
 """The code that a cluster's nodes get."""
 CONNECT_S = 5.0
 """How long an address may take to answer."""
+ANSWER_S = 60.0
+"""How long a node may take to run a task."""
 LOOK_S = 1.0
 """Between looks at whether the head is there."""
 LEAVE_S = 3.0
@@ -80,8 +85,8 @@ class Session:
             self._stop()
 
     def machine(self) -> Machine:
-        """What there is for trials."""
-        total = ray.cluster_resources()
+        """What there is for trials: on a cluster, the nodes that answer now."""
+        total = ray.cluster_resources() if self.address is None else _resources_of_nodes()
         gpus = int(total.get("GPU", 0))
         if gpus and self.address is None:
             gpus = min(gpus, this_machine().gpus)  # torch may be built without CUDA
@@ -142,6 +147,24 @@ class Session:
                 if not self._over.wait(LEAVE_S):
                     self.leave()
                 return
+
+
+def _resources_of_nodes() -> Counter[str]:
+    """Resources of the nodes that run a task. Ray takes a while to notice that one is gone."""
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    tasks = {_answer.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): node
+             for node in nodes}  # fmt: skip
+    total: Counter[str] = Counter()
+    for task in ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER_S)[0]:
+        with suppress(ray.exceptions.RayError):
+            ray.get(task)
+            total.update(nodes[tasks[task]])
+    return total
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _answer() -> None:
+    """A node that runs this is there."""
 
 
 def check_address(address: str) -> None:

@@ -208,11 +208,48 @@ def test_gpus_are_those_that_both_ray_and_torch_see(fake_ray, files, tmp_path, m
         assert session.machine() == Machine(6, expected)
 
 
-def test_a_clusters_gpus_are_those_that_ray_counts(fake_ray, tmp_path, monkeypatch):
+@pytest.fixture
+def nodes(monkeypatch):
+    """What becomes of a task on each node of a cluster, by the node's hexadecimal id; all have 4 CPUs and a GPU."""
+    import ray
+    import ray.exceptions
+
+    from raysweep.engine import session
+
+    fates = {}
+    resources = {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}
+
+    def get(node):
+        if fates[node] == "fails":
+            raise ray.exceptions.TaskUnschedulableError("its node is gone")
+
+    def wait(tasks, num_returns, timeout):
+        return [task for task in tasks if fates[task] != "hangs"], [task for task in tasks if fates[task] == "hangs"]
+
+    def options(scheduling_strategy):
+        return SimpleNamespace(remote=lambda: scheduling_strategy.node_id)
+
+    listed = lambda: [{"NodeID": node, "Alive": fates[node] != "dead", "Resources": resources} for node in fates]  # noqa: E731
+    monkeypatch.setattr(ray, "nodes", listed)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(session, "_answer", SimpleNamespace(options=options))
+    return fates
+
+
+def test_a_clusters_gpus_are_those_that_ray_counts(fake_ray, nodes, tmp_path, monkeypatch):
     """The machine that the command runs on may have none."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    nodes |= {"a" * 56: "runs", "b" * 56: "runs"}
     with Session(ALONE, "auto", None, tmp_path / "logs") as session:
-        assert session.machine() == Machine(6, 2)
+        assert session.machine() == Machine(8, 2)
+
+
+def test_a_node_that_does_not_answer_does_not_count(fake_ray, nodes, tmp_path):
+    """Ray takes a while to notice that one is gone; what then asks for its CPUs waits in vain."""
+    nodes |= {"a" * 56: "runs", "b" * 56: "fails", "c" * 56: "hangs", "d" * 56: "dead"}
+    with Session(ALONE, "auto", None, tmp_path / "logs") as session:
+        assert session.machine() == Machine(4, 1)
 
 
 # ---- addresses ----

@@ -393,6 +393,8 @@ def test_a_full_disk_is_remembered(recorded, monkeypatch):
     [
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", KILLED),
         ("ActorDiedError: The actor died because its node has died. Node Id: 1f", "the trial's node was lost"),
+        ("The actor 5b84 is unavailable: The actor is temporarily unavailable: RPC error: Socket closed rpc_code: 14. "
+         "The task may or may not have been executed on the actor.", "the trial's node was lost"),
         ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.",
          "the machine ran out of memory, and Ray ended the trial's process"),
         ("Traceback\nValueError: wrong", "ValueError: wrong"),
