@@ -14,7 +14,7 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p run/sshd srv/runs
 install -m 600 "$top/host_key" run/host_key
-cp "$top/hosts" etc/hosts
+printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$name" > etc/hosts  # as Debian does
 [ "$name" = laptop ] || mount --bind "$top/shared" srv/runs
 
 home=home/$user

@@ -121,11 +121,9 @@ class Network:
         return ["nsenter", "--target", str(self.pid), *words]
 
     def _furnish(self) -> None:
-        """Keys, the names of the machines, and a folder that they share."""
+        """Keys, and a folder that the machines share."""
         for key in ("key", "host_key"):
             self.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{TOP}/{key}")
-        hosts = "".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **self.names}.items())
-        self.run("sh", "-c", 'printf %s "$1" > "$0"', f"{TOP}/hosts", hosts)
         self.run("mkdir", f"{TOP}/shared")
 
 
