@@ -9,6 +9,7 @@ moment, lets the run go on with `--resume` where its process ended, and compares
 | guarded | the same; one lane, early stopping | all rows and all ends are equal |
 | lane | a trial's process gets SIGKILL | all rows are equal, none is lost or doubled |
 | ddp | one of two ranks gets SIGKILL | all rows are equal within 1e-4 |
+| node | one of two nodes of a cluster vanishes | all rows are equal, none is lost or doubled |
 | sigterm, sighup | the sweep's process gets the signal | exit status 130, report, nothing left; all rows are equal |
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
@@ -23,13 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.nodes import NODES, Nodes
 from raysweep.engine.reaper import VARIABLE
 
 COMMAND = [sys.executable, "-m", "raysweep.grid"]
@@ -75,6 +78,7 @@ CASES = {
         victim="lane",
         tolerance=1e-4,
     ),
+    "node": Case({"grid": {"backbone": "small_cnn", "depth": [1, "all"], "lr": [0.01], "seed": [0, 1]}}, victim="node"),
     "sigterm": Case(signal=signal.SIGTERM),
     "sighup": Case(signal=signal.SIGHUP),
 }
@@ -83,10 +87,11 @@ CASES = {
 class Sweep:
     """A running sweep and its folder."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.log = folder.with_suffix(".log").open("ab")
-        self.process = subprocess.Popen([*COMMAND, *words], stdout=self.log, stderr=self.log)
+        around = os.environ | (environment or {})
+        self.process = subprocess.Popen([*COMMAND, *words], stdout=self.log, stderr=self.log, env=around)
 
     def rows(self) -> int:
         """How many rows there are."""
@@ -138,7 +143,10 @@ def run_case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterato
     for number in range(seed, seed + times):
         folder = top / f"run{number}"
         moment = random.Random(number)
-        found = _accident(case, Sweep(folder, *begin, str(folder)), moment, len(expected))
+        if case.victim == "node":
+            found = _without_a_node(folder, [*begin, str(folder)], moment, len(expected))
+        else:
+            found = _accident(case, Sweep(folder, *begin, str(folder)), moment, len(expected))
         problems = [*found.problems, *differences(expected, rows_of(folder), case.tolerance)]
         if case.ends:
             problems += ends_differ(top / "undisturbed", folder)
@@ -152,6 +160,18 @@ class Found:
 
     what: str
     problems: list[str]
+
+
+def _without_a_node(folder: Path, begin: Sequence[str], moment: random.Random, rows: int) -> Found:
+    """Let a sweep on a cluster lose a node at a random moment between the first row and the last."""
+    with Nodes() as nodes:
+        sweep = Sweep(folder, *begin, "--address", nodes.address, environment=nodes.environment)
+        sweep.wait_for_rows(moment.randint(1, rows - 1))
+        time.sleep(moment.random() * 0.3)
+        before = sweep.rows()
+        nodes.remove(moment.randrange(NODES))
+        status = sweep.end()
+    return Found(f"removed one of {NODES} nodes after {before} rows", [f"exit status {status}"] if status else [])
 
 
 def _accident(case: Case, sweep: Sweep, moment: random.Random, rows: int) -> Found:
