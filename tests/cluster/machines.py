@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,11 +23,11 @@ import psutil
 TOOLS = ("ip", "mount", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "unshare")
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 USER = "sweeper"
-"""Who logs in; may do what root may on the machine, and nothing outside."""
+"""Who logs in: root by another name, with a home of its own. The namespaces keep accidents in, not attackers."""
 HOME = f"/home/{USER}"
 TOP = Path("/mnt")
 """Where the network has its disk in memory, which nothing else sees."""
-BOOT_S = 20.0
+BOOT_S = 60.0
 """How long a machine may take to answer at its SSH port."""
 NETWORK = """
 mount -t tmpfs -o mode=700 tmpfs "$0"
@@ -53,9 +54,12 @@ def lacking() -> str:
             network.run("mkdir", "-p", *(f"{TOP}/{name}" for name in ("changes", "work", "root")))
             how = f"lowerdir=/,upperdir={TOP}/changes,workdir={TOP}/work"
             network.run("mount", "-t", "overlay", "-o", how, "overlay", f"{TOP}/root")
-            network.run("test", "-e", f"{TOP}/root{Path(__file__).resolve()}")
+            for needed in (__file__, sys.prefix):
+                network.run("test", "-e", f"{TOP}/root{Path(needed).resolve()}")
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"needs namespaces, a bridge and an overlay of /, which are not permitted here ({error})"
+        return (
+            f"needs namespaces, a bridge, and an overlay of / with the checkout in it, which is not to be had ({error})"
+        )
     return ""
 
 
