@@ -11,6 +11,8 @@ install: $(READY)
 $(READY): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	# in a second step: pip's search for versions that go with all of [dev] at once takes long
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[hf,tensorboard]'
 	touch $@
 
 sweep: $(READY)
