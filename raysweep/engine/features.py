@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from ray import ObjectRefGenerator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ..features import batch_norm
 from ..features.compute import Progress, are_stored
 from ..features.decide import Decision, group_key
 from ..features.stored import FeatureOverflowError
@@ -72,29 +74,52 @@ def make(
 ) -> FeaturesRecord:
     """Make the features that were decided on, on every node that has room for a trial.
 
+    What trials share beside features, the statistics of recalibrated batch norm, is made before.
+
     Args:
+        trials: of the sweep.
+        decisions: which cuts are stored.
+        recipe: the sweep.
+        machine: what there is for it.
+        display: is told how far the pass is.
         snapshots: of the data sets (see `TrialJob`).
     """
     chosen = {name for decision in decisions if decision.store for name in decision.phases}
-    groups: dict[Any, dict[Any, Trial]] = {}
+    groups: dict[Any, _Group] = {}
     for trial in trials:
         for phase in trial.phases():
+            group = groups.setdefault(group_key(phase), _Group(phase, {}))
             if phase.name in chosen:
-                groups.setdefault(group_key(phase), {}).setdefault(phase.depth, phase)
-    made = [
-        one for phases in groups.values() for one in _pass(list(phases.values()), recipe, machine, display, snapshots)
-    ]
+                group.stored.setdefault(phase.depth, phase)
+    made = [one for group in groups.values() for one in _pass(group, recipe, machine, display, snapshots)]
     failed = {one.backbone for one in made if one.problem}
     stored = {name for one in decisions if one.store and one.backbone not in failed for name in one.phases}
     return FeaturesRecord(decisions=tuple(decisions), made=tuple(made), stored=tuple(sorted(stored)))
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Phases that share their task."""
+
+    first: Trial
+    stored: dict[Any, Trial]
+    """One for each depth whose features are stored."""
+
+    def is_there(self, settings: Features) -> bool:
+        """Whether this machine has all that the phases share."""
+        stored = list(self.stored.values())
+        return batch_norm.are_kept(self.first, settings) and (not stored or are_stored(stored, settings))
+
+
 def _pass(
-    phases: Sequence[Trial], recipe: Recipe, machine: Machine, display: Display, snapshots: Sequence[str]
+    group: _Group, recipe: Recipe, machine: Machine, display: Display, snapshots: Sequence[str]
 ) -> list[MadeFeatures]:
     """One pass over the images of phases that share their task, on all nodes at once."""
+    if not group.stored and group.first.model.batch_norm != "recalibrated":
+        return []
     started = time.perf_counter()
-    texts, settings = [phase.model_dump_json() for phase in phases], recipe.features.model_dump_json()
+    texts = [phase.model_dump_json() for phase in group.stored.values()]
+    first, settings, backbone = group.first.model_dump_json(), recipe.features.model_dump_json(), group.first.backbone
     lanes, here = _lanes_by_node(recipe, machine), ray.get_runtime_context().get_node_id()
     cpus, gpus = recipe.resources.cpus_per_worker, machine.gpus_per_worker(recipe)
     running = {
@@ -102,9 +127,9 @@ def _pass(
             num_cpus=count * cpus,
             num_gpus=math.ceil(count * gpus),
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(texts, settings, count, cpus, gpus, list(snapshots)): node
+        ).remote(first, texts, settings, count, cpus, gpus, list(snapshots)): node
         for node, count in lanes.items()
-        if not (node == here and are_stored(phases, recipe.features))
+        if not (node == here and group.is_there(recipe.features))
     }
     progress = dict.fromkeys(lanes, Progress(0, 0, 0))
     problems = dict.fromkeys(lanes, "")
@@ -113,12 +138,12 @@ def _pass(
             progress[node] = found
             display.features(sum(one.images for one in progress.values()), sum(one.total for one in progress.values()))
         else:
-            problems[node] = f"features of {phases[0].backbone} are not stored: {found}"
+            problems[node] = f"features of {backbone} are not stored: {found}"
     seconds = time.perf_counter() - started
     return [
         MadeFeatures(
-            backbone=phases[0].backbone,
-            cuts=len(phases),
+            backbone=backbone,
+            cuts=len(texts),
             images=progress[node].images,
             mebibytes=progress[node].nbytes / 2**20,
             seconds=seconds,
@@ -126,6 +151,7 @@ def _pass(
             problem=problems[node],
         )
         for node, count in lanes.items()
+        if texts
     ]
 
 
@@ -166,16 +192,21 @@ def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str,
 
 @ray.remote(max_calls=1)  # its memory is for the trials then
 def _compute(
-    phases: list[str], settings: str, lanes: int, cpus: int, gpus: float, snapshots: list[str]
+    first: str, phases: list[str], settings: str, lanes: int, cpus: int, gpus: float, snapshots: list[str]
 ) -> Iterator[Progress]:
+    """What phases that share their task share, made on one node, which has `phases` to store of; see `_pass`."""
     import torch
 
+    from ..features.batch_norm import recalibrated
     from ..features.compute import make_features
     from ..nets import task
 
     task.expect(snapshots)
-    torch.set_num_threads(cpus)
     count = torch.cuda.device_count() if gpus else lanes
     devices = [torch.device("cuda", index) if gpus else torch.device("cpu") for index in range(count)]
-    trials = [Trial.model_validate_json(text) for text in phases]
-    yield from make_features(trials, Features.model_validate_json(settings), devices)
+    where = Features.model_validate_json(settings)
+    torch.set_num_threads(cpus * lanes)  # one network, with all that this task has
+    recalibrated(Trial.model_validate_json(first), where, devices[0])
+    torch.set_num_threads(cpus)
+    if phases:
+        yield from make_features([Trial.model_validate_json(text) for text in phases], where, devices)

@@ -28,8 +28,9 @@ from ..nets.cut import Cut
 from ..nets.task import cut_of, outputs_of, task_of
 from ..nets.tracing import channels_last
 from ..recipe import Features, Trial
+from .batch_norm import recalibrated
 from .spec import Spec
-from .store import Making, Store
+from .store import Making, Store, folder_of
 from .stored import Stored, write_batch
 
 SHARD = 256
@@ -71,7 +72,7 @@ def is_cacheable(phase: Trial, cut: Cut) -> bool:
 def store_of(settings: Features) -> Store:
     """The store that the recipe's settings name."""
     budget = None if settings.budget_gb is None else int(settings.budget_gb * 1e9)
-    return Store(None if settings.dir is None else Path(settings.dir), budget, settings.verify)
+    return Store(folder_of(settings.dir), budget, settings.verify)
 
 
 def views_of(phase: Trial) -> list[tuple[str, int]]:
@@ -131,6 +132,8 @@ def make_features(
     """
     if not devices:
         raise ValueError("features need a device to be computed on")
+    if own is None:
+        recalibrated(phases[0], settings, devices[0])
     with store_of(settings).making(_specs(phases, settings, own)) as making:
         shards = _shards(making)
         total = sum(shard.end - shard.start for shard in shards)

@@ -35,13 +35,18 @@ KEEP_FREE = 1 << 30
 """Bytes of the disk that features never take."""
 
 
+def folder_of(named: str | None) -> Path:
+    """The folder that `features.dir` names; one in the user's cache when None."""
+    return cache_folder() / "features" if named is None else Path(named)
+
+
 class Store:
     """A folder of features with a size budget."""
 
     def __init__(self, folder: Path | None = None, budget_bytes: int | None = None, verify: Verify = "sampled") -> None:
         """`folder` is the user's cache when None; `budget_bytes` half of what the disk has free; `verify` says
         how much is read of a file that is there before it is used."""
-        self.folder = folder or cache_folder() / "features"
+        self.folder = folder or folder_of(None)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.budget_bytes, self.verify = budget_bytes, verify
         self._opened: list[IO[bytes]] = []

@@ -7,19 +7,16 @@ backbone reads its weights and traces it once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-from torch import Tensor, fx, nn
-from torch.optim.swa_utils import update_bn
+from torch import Tensor, fx
 
 from ..data import dataset as datasets
 from ..data import snapshot
 from ..data.dataset import Dataset
 from ..data.preparation import Preparation
-from ..data.sources import Images
 from ..recipe import Data, Depth, Model, RecipeError, Trial
 from . import backbones, sizes, zoo
 from .backbones import Backbone
@@ -28,6 +25,7 @@ from .layers import select
 from .tracing import outputs, traced
 
 RECALIBRATION_BATCH = 64
+"""Images on which batch norm is estimated at a time, nearly: see `features.batch_norm`."""
 _snapshots: list[str] = []
 """What `expect` was given last."""
 
@@ -38,9 +36,10 @@ class TransferTask:
 
     dataset: Dataset
     backbone: Backbone
+    """With recalibrated batch norm its statistics are in place after `features.batch_norm.recalibrated`."""
     preparation: Preparation
     digest: str
-    """Hash of the network's tensors but for a new head's."""
+    """Hash of the network's tensors but for a new head's, and of what its batch norm is recalibrated on."""
 
 
 def task_of(trial: Trial) -> TransferTask:
@@ -126,10 +125,11 @@ def _task(name: str, model: Model, seed: int, data: Data) -> TransferTask:
     sizes.check(name, model.weights, image_size)
     backbone = backbones.build(name, model, len(dataset.class_names), seed, image_size)
     preparation = _preparation(data, backbone, dataset)
-    if model.batch_norm == "recalibrated":
-        _recalibrate(backbone.network, dataset, preparation)
     skipped = backbone.head if backbone.fresh else ()
-    return TransferTask(dataset, backbone, preparation, tensors_digest(backbone.network.state_dict(), skipped))
+    digest = tensors_digest(backbone.network.state_dict(), skipped)
+    if model.batch_norm == "recalibrated":
+        digest = _recalibrated_digest(digest, dataset, preparation)
+    return TransferTask(dataset, backbone, preparation, digest)
 
 
 @lru_cache(maxsize=8)
@@ -163,23 +163,8 @@ def _image_size(data: Data, dataset: Dataset) -> int:
     return data.image_size or dataset.train.pool.shape[-1]
 
 
-def _recalibrate(network: nn.Module, dataset: Dataset, preparation: Preparation) -> None:
-    """Estimate every batch norm's statistics anew on the training images, in their own order.
-
-    On one thread: sums over several differ in their last bits, and every process, however many
-    threads it has, must come to the same network and so to the same stored features.
-    """
-    train = dataset.train
-    source = Images(train.pool, train.rows, preparation, torch.device("cpu"))
-
-    def batches() -> Iterator[Tensor]:
-        # of nearly equal size: batch norm wants more than one image
-        for positions in torch.arange(len(train)).tensor_split(-(-len(train) // RECALIBRATION_BATCH)):
-            yield source.batch(positions, None, training=False)[0]
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        update_bn(batches(), network)
-    finally:
-        torch.set_num_threads(threads)
+def _recalibrated_digest(tensors: str, dataset: Dataset, preparation: Preparation) -> str:
+    """What determines a network whose batch norm is recalibrated: the same on every machine, whoever estimates."""
+    facts = (tensors, dataset.fingerprint, preparation.image_size, preparation.statistics.model_dump_json())
+    text = " ".join(map(str, (*facts, RECALIBRATION_BATCH)))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from ..data.augment import Augmentation
 from ..data.sources import Images, Source
+from ..features.batch_norm import recalibrated
 from ..features.compute import OwnPrefix
 from ..features.stored import Stored
 from ..nets.cpu import place_matrix_modules
 from ..nets.cut import Cut
 from ..nets.heads import reset_head
-from ..nets.task import TransferTask, cut_of, task_of, tensors_digest
+from ..nets.task import TransferTask, cut_of, tensors_digest
 from ..nets.tracing import channels_last
-from ..recipe import Trial
+from ..recipe import Features, Trial
 from .ddp import World, synchronised
 from .metrics import Labelled
 from .optim import distances_in
@@ -63,18 +64,21 @@ class SplitNetwork:
         return network
 
 
-def assemble(phase: Trial, world: World, state: Mapping[str, Tensor] | None = None) -> SplitNetwork:
+def assemble(
+    phase: Trial, world: World, state: Mapping[str, Tensor] | None = None, features: Features | None = None
+) -> SplitNetwork:
     """Put a phase's network together.
 
     Args:
         phase: a trial of one phase.
         world: the ranks that train it, and where.
         state: tensors that earlier phases trained, by name; the rest is as the backbone has it.
+        features: where statistics of recalibrated batch norm are kept.
 
     Raises:
         RecipeError: data, weights or depth are not there; normally found before any trial starts.
     """
-    task, cut, state = task_of(phase), cut_of(phase), state or {}
+    task, cut, state = recalibrated(phase, features or Features(), world.device), cut_of(phase), state or {}
     suffix, prefix = cut.own_suffix(), cut.prefix
     if task.backbone.fresh:
         reset_head(suffix, task.backbone.head, phase.seed)

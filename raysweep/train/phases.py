@@ -141,7 +141,7 @@ class Fit:
         keep: Callable[[], None],
     ) -> Iterator[Measures]:
         trained = {} if saved is None else saved.below("network")
-        self.network = assemble(phase, self.world, {**state, **trained})
+        self.network = assemble(phase, self.world, {**state, **trained}, self.sharing.features)
         training, validation, cached = self._splits(phase)
         halt = None if self.refit is None else self.refit[number - 1]
         classes = len(self.network.task.dataset.class_names)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from raysweep.data import dataset as datasets
 from raysweep.nets.task import (
@@ -143,73 +142,20 @@ def test_a_new_head_is_no_part_of_the_digest():
     assert tensors_digest(task.backbone.network.state_dict()) != task.digest
 
 
-# ---- recalibrated batch norm ----
-
-
-def by_hand(convolved):
-    """Mean and unbiased variance of each channel."""
-    return convolved.mean((0, 2, 3)), convolved.var((0, 2, 3), correction=1)
-
-
-@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18"])
-def test_recalibration_is_the_same_in_every_process(backbone):
-    """The sweep's own process has all threads and a lane has one: they must mean the same stored features."""
-    threads, digests = torch.get_num_threads(), set()
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            release()
-            digests.add(task_of(trial_of(backbone, batch_norm="recalibrated", limit=128)).digest)
-            assert torch.get_num_threads() == number
-    finally:
-        torch.set_num_threads(threads)
-    assert len(digests) == 1
-
-
-def test_recalibrated_statistics_are_those_of_the_training_images():
-    """96 images are two batches of 48, whose statistics count alike, as `update_bn` has it."""
-    fresh, task = (
-        task_of(trial_of(batch_norm=kind, limit=96, normalize="none")) for kind in ("frozen", "recalibrated")
-    )
-    images = torch.from_numpy(task.dataset.train.images()).float() / 255
-    network, before = task.backbone.network, fresh.backbone.network
-    means, variances = zip(
-        *(by_hand(F.conv2d(part, network.stage1[0].weight, padding=1)) for part in (images[:48], images[48:])),
-        strict=True,
-    )
-    norm = network.stage1[1]
-    torch.testing.assert_close(norm.running_mean, sum(means) / 2, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(norm.running_var, sum(variances) / 2, rtol=1e-4, atol=1e-5)
-    assert torch.equal(before.stage1[1].running_mean, torch.zeros(16))
-    for name, parameter in network.named_parameters():
-        assert torch.equal(parameter, before.get_parameter(name))
-    assert norm.momentum == 0.1
-    assert task.digest != fresh.digest
-
-
-def test_recalibration_is_of_images_as_they_are_prepared():
-    one, other = (
-        task_of(trial_of(batch_norm="recalibrated", normalize=kind)).backbone.network.stage1[1].running_mean
-        for kind in ("none", {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]})
-    )
-    assert not torch.allclose(one, other)
-
-
-def test_recalibration_survives_a_remainder_of_one():
-    """At 32 pixels resnet18's last feature map is one pixel; 65 images are a batch of 64 and one of 1."""
-    task_of(trial_of("resnet18", batch_norm="recalibrated", limit=65))
-
-
-def test_recalibration_does_not_depend_on_the_batch_size_of_training():
-    """Which may be 1."""
-    digests = set()
-    for size in (1, 7, 64):
-        release()
-        trial = trial_of(batch_norm="recalibrated")
-        digests.add(
-            task_of(trial.model_copy(update={"train": trial.train.model_copy(update={"batch_size": size})})).digest
+def test_a_recalibrated_network_is_another_one():
+    """Its digest follows what it is recalibrated on, and nothing is estimated for that."""
+    frozen, *others = (
+        task_of(trial_of(**more))
+        for more in (
+            {},
+            {"batch_norm": "recalibrated"},
+            {"batch_norm": "recalibrated", "normalize": "dataset"},
+            {"batch_norm": "recalibrated", "image_size": 24},
+            {"batch_norm": "recalibrated", "limit": 32},
         )
-    assert len(digests) == 1
+    )
+    assert len({frozen.digest, *(one.digest for one in others)}) == 5
+    assert torch.equal(others[0].backbone.network.stage1[1].running_mean, torch.zeros(16))
 
 
 def test_a_size_that_the_network_does_not_take():
