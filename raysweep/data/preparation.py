@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..recipe import Statistics
@@ -37,13 +36,40 @@ class Preparation:
         """An opened image as the data set would store it: (3, height, width) uint8."""
         return decode(image, self.stored, self.value_range)
 
-    def __call__(
+    def module(self) -> PrepareImages:
+        """What prepares images on any device."""
+        return PrepareImages(self.image_size, self.statistics)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """A few stored images to the network's input, on their device; see `PrepareImages.forward`."""
+        prepared: Tensor = self.module().to(images.device)(images)
+        return prepared
+
+
+class PrepareImages(nn.Module):
+    """Stored images to the network's input.
+
+    Args:
+        image_size: side of the network's input in pixels.
+        statistics: by which images are normalised.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, image_size: int, statistics: Statistics) -> None:
+        super().__init__()
+        self.image_size = image_size
+        for name, values in (("mean", statistics.mean), ("std", statistics.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(
         self,
         images: Tensor,
         flips: Tensor | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Stored images to the network's input, on their device.
+        """Stored images to the network's input, on their device, where the module is too.
 
         Args:
             images: (batch, 3, height, width) uint8.
@@ -63,12 +89,4 @@ class Preparation:
             scaled = torch.where(flips.view(-1, 1, 1, 1), scaled.flip(-1), scaled)
         if change is not None:
             scaled = change(scaled)
-        mean, std = _channels(self.statistics, images.device)
-        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-@lru_cache(maxsize=16)
-def _channels(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation as (1, 3, 1, 1), kept on the device: making them there would wait for it."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (statistics.mean, statistics.std))
-    return mean, std
+        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

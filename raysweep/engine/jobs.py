@@ -54,7 +54,16 @@ def run_trial(config: dict[str, Any], jobs: dict[str, str]) -> None:
     except ray.train.TrainingFailedError as error:  # its workers were lost too often
         ray.tune.report({REPORT: Report(problem=what_was_lost(str(error))).model_dump_json()})
     finally:
-        gc.collect()  # what the ended trial leaves in cycles, before the next one fills the memory
+        _empty_memory()
+
+
+def _empty_memory() -> None:
+    """Give back what the ended trial leaves, before the next one of this lane or another fills the memory."""
+    import torch
+
+    gc.collect()  # it is in cycles
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _nested(space: dict[str, Any], job: TrialJob) -> TorchTrainer:
@@ -111,7 +120,8 @@ def world_of(job: TrialJob) -> World:
         raise RuntimeError("the trial was given a GPU but torch sees none: install torch for this machine's CUDA")
     group = dist.is_initialized()  # Ray Train makes one for its workers, and none in the trial's own process
     device = torch.device("cpu") if not job.gpus else ray.train.torch.get_device() if group else torch.device("cuda")
-    return World(dist.get_rank(), dist.get_world_size(), device) if group else World(device=device)
+    rank, size = (dist.get_rank(), dist.get_world_size()) if group else (0, 1)
+    return World(rank, size, device, gpu_share=min(1.0, job.gpus) if job.gpus else 1.0)
 
 
 def sharing_of(job: TrialJob) -> Sharing:

@@ -29,6 +29,7 @@ from ..nets.task import cut_of, outputs_of, task_of
 from ..nets.tracing import channels_last
 from ..recipe import Features, Trial
 from .batch_norm import recalibrated
+from .residency import Residency
 from .spec import Spec
 from .store import Making, Store, folder_of
 from .stored import Stored, write_batch
@@ -101,16 +102,22 @@ def specs_of(phase: Trial, split: str, view: int, dtype: str, own: OwnPrefix | N
 
 
 def stored_split(
-    phase: Trial, split: str, settings: Features, device: torch.device, own: OwnPrefix | None = None
+    phase: Trial,
+    split: str,
+    settings: Features,
+    device: torch.device,
+    own: OwnPrefix | None = None,
+    residency: Residency | None = None,
 ) -> Stored | None:
-    """A split's stored features, or None if they are not all there."""
+    """A split's stored features, or None if they are not all there; they stay on the device if `residency` has room."""
     store = store_of(settings)
     numbers = [number for name, number in views_of(phase) if name == split]
     views = [[store.open(spec) for spec in specs_of(phase, split, number, settings.dtype, own)] for number in numbers]
     whole = [[array for array in view if array is not None] for view in views]
     if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
         return None
-    return Stored(whole, settings.dtype, device, store)
+    nbytes = sum(array.nbytes for view in whole for array in view)
+    return Stored(whole, settings.dtype, device, store, residency is not None and residency.takes(nbytes))
 
 
 def make_features(

@@ -1,4 +1,4 @@
-"""Stored features as batches, from memory maps or from the GPU's memory."""
+"""Stored features as batches, from memory maps or from the device's memory."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.prefetch import CPU, moved
+from ..data.sources import InTwoParts
 from .store import Store
 
 
-class Stored:
+class Stored(InTwoParts):
     """A split's frontier tensors, read from stored features; a `Source`."""
 
     def __init__(
-        self, views: Sequence[Sequence[np.ndarray]], dtype: str, device: torch.device, store: Store | None = None
+        self,
+        views: Sequence[Sequence[np.ndarray]],
+        dtype: str,
+        device: torch.device,
+        store: Store | None = None,
+        resident: bool = False,
     ) -> None:
         """`views[0]` holds the frontier's arrays of the images, the others those of their views by number.
 
-        `store` is the one that opened them: its locks last as long as this source.
+        `store` is the one that opened them: its locks last as long as this source. With `resident`
+        all are read now, and stay on the device.
         """
         self.views, self.dtype, self.device, self.store = views, dtype, device, store
-        self._resident = self._load_to_gpu() if device.type == "cuda" else None
+        self._resident = self._loaded() if resident else None
+        self.place = CPU if self._resident is None else device
 
     def __len__(self) -> int:
         return len(self.views[0][0])
 
-    def batch(self, positions: Tensor, views: Tensor | None, training: bool) -> tuple[Tensor, ...]:
+    def fetch(self, positions: Tensor, views: Tensor | None) -> tuple[Tensor, ...]:
         """See `raysweep.data.sources.Source`; a mirror is view 1."""
-        return tuple(self._gather(index, positions, views) for index in range(len(self.views[0])))
+        if self._resident is None:
+            rows, numbers = positions.numpy(), None if views is None else views.numpy().astype(int)
+            read = (self._typed(self._read(index, rows, numbers)) for index in range(len(self.views[0])))
+            return tuple(moved(values, self.device) for values in read)
+        where = moved(positions, self.device)
+        seen = 0 if views is None else moved(views, self.device).long()
+        return tuple(tensor[seen, where] for tensor in self._resident)
 
-    def _gather(self, index: int, positions: Tensor, views: Tensor | None) -> Tensor:
-        if self._resident is not None:
-            rows = positions.to(self.device)
-            numbers = torch.zeros_like(rows) if views is None else views.to(self.device).long()
-            return _as_trained(self._resident[index][numbers, rows])
-        tensor = self._typed(self._read(index, positions.numpy(), None if views is None else views.numpy().astype(int)))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return _as_trained(tensor.to(self.device, non_blocking=True))
+    def frontier(self, fetched: tuple[Tensor, ...], training: bool) -> tuple[Tensor, ...]:
+        """See `raysweep.data.sources.Source`."""
+        return tuple(map(_as_trained, fetched))
 
     def _read(self, index: int, rows: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         """Copies just the rows asked for out of the map."""
@@ -56,15 +65,12 @@ class Stored:
         tensor = torch.from_numpy(array)
         return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
 
-    def _load_to_gpu(self) -> list[Tensor] | None:
-        """Every frontier tensor (views, images, ...) on the GPU, if they take less than half of what is free there."""
-        needed = sum(array.nbytes for view in self.views for array in view)
-        if needed > torch.cuda.mem_get_info(self.device)[0] // 2:
-            return None
+    def _loaded(self) -> list[Tensor]:
+        """Every frontier tensor (views, images, ...) on the device."""
         return [self._stacked([view[index] for view in self.views]) for index in range(len(self.views[0]))]
 
     def _stacked(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        """Arrays of the same shape as one tensor on the GPU, copied one by one."""
+        """Arrays of the same shape as one tensor on the device, copied one by one."""
         first = self._typed(np.array(arrays[0]))
         whole = torch.empty((len(arrays), *first.shape), dtype=first.dtype, device=self.device)
         for place, array in zip(whole, arrays, strict=True):

@@ -54,10 +54,11 @@ class Portable(nn.Module):
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.network, self.preparation = model.network, model.preparation
+        self.prepare = model.preparation.module()
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) uint8 → (batch, outputs) float32."""
-        return self.network(self.preparation(fitted(images, self.preparation))).softmax(1)
+        return self.network(self.prepare(fitted(images, self.preparation))).softmax(1)
 
 
 def fitted(images: Tensor, preparation: Preparation) -> Tensor:
@@ -109,7 +110,6 @@ def exported(model: Classifier) -> ExportedProgram:
     """The graph; batch, height and width may change from call to call."""
     portable = Portable(model).eval()
     example = torch.zeros(2, 3, model.preparation.stored[0] + 2, model.preparation.stored[1] + 3, dtype=torch.uint8)
-    portable(example)  # constants are made, and kept, outside the tracing
     sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
     with quiet("torch.onnx", logging.ERROR):  # the exporters say much of themselves
         return torch.export.export(portable, (example,), dynamic_shapes={"images": sizes})

@@ -30,6 +30,8 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    gpu_share: float = 1.0
+    """Of its GPU that is this process's, up to 1: lanes share one through `resources.gpus_per_worker`."""
 
     def share(self, positions: Tensor) -> Tensor:
         """This rank's part of a batch."""

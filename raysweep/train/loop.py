@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.augment import Augmentation
+from ..data.prefetch import CPU, prefetched
 from ..nets.layers import BATCH_NORMS, set_modes
 from ..recipe import Train, Trial
-from .batches import Batch, batches, inputs_of, mix, steps_of
+from .batches import Batch, batches, epoch_of, fetched_of, inputs_of, mix, steps_of
 from .checkpoint import Checkpoint, optimizer_state, prefixed, restore_optimizer
 from .classes import chances, class_weights
 from .ddp import World, autocast, exchange, parallel, synchronised_batch_norm
@@ -175,21 +176,34 @@ class Training:
         return found
 
     def _steps(self, epoch: int) -> None:
-        """The optimizer steps of an epoch that are still to be done."""
-        count, size, seed = len(self.training), self.settings.batch_size, self.phase.seed
-        augmentation = Augmentation.of(self.phase.data)
-        for number, batch in enumerate(batches(count, size, seed, epoch, augmentation, self.chances), start=1):
-            if number <= self.epoch.steps:
-                continue
-            step_seed = mix(seed, epoch, number)
-            self.epoch.loss_sum += self._step(batch.mixed(mixing_of(self.settings, step_seed)), step_seed)
+        """The optimizer steps of an epoch that are still to be done; nothing in them waits for a GPU."""
+        parts = -(-len(self.training) // self.settings.batch_size)
+        reads_ahead = self.training.source.place.type == "cpu"
+        todo = prefetched(self._batches(epoch), self._fetched, self.world.device if reads_ahead else CPU)
+        for number, (batch, fetched) in enumerate(todo, start=self.epoch.steps + 1):
+            self.epoch.loss_sum += self._step(batch, fetched, mix(self.phase.seed, epoch, number))
             self.steps_done += 1
             self.epoch.steps = number
             if self._validates_now():
-                self.epoch.between.append(self._validate_between(epoch - 1 + number / -(-count // size)))
+                self.epoch.between.append(self._validate_between(epoch - 1 + number / parts))
             self.after_step()
 
-    def _step(self, batch: Batch, seed: int) -> Tensor:
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch that are still to be trained on, mixed where that is asked for."""
+        training, seed = self.training, self.phase.seed
+        augmentation = Augmentation.of(self.phase.data)
+        drawn = epoch_of(len(training), seed, epoch, augmentation, self.chances, training.labels)
+        placed, done = drawn.placed(training.source, self.world.device), self.epoch.steps
+        for number, batch in enumerate(batches(placed, self.settings.batch_size), start=1):
+            if number > done:
+                yield batch.mixed(mixing_of(self.settings, mix(seed, epoch, number)))
+
+    def _fetched(self, batch: Batch) -> tuple[Any, ...] | None:
+        """What the source fetches of this rank's share; None of a batch in parts, each of which is fetched later."""
+        own = batch[self.world.rank :: self.world.size]
+        return fetched_of(self.training.source, own) if self.parts == 1 and len(own) else None
+
+    def _step(self, batch: Batch, fetched: tuple[Any, ...] | None, seed: int) -> Tensor:
         """One optimizer step on this rank's share of a batch; returns the share's summed loss.
 
         Where the device's memory is too small, the step is done once more with the batch in twice
@@ -200,7 +214,7 @@ class Training:
         """
         while True:
             try:
-                loss = self._gradients(batch, seed)
+                loss = self._gradients(batch, fetched, seed)
                 break
             except torch.OutOfMemoryError:
                 if not self._may_divide(batch):
@@ -209,7 +223,7 @@ class Training:
         self._update()
         return loss
 
-    def _gradients(self, batch: Batch, seed: int) -> Tensor:
+    def _gradients(self, batch: Batch, fetched: tuple[Any, ...] | None, seed: int) -> Tensor:
         """Gradients of the mean loss of a batch, part by part; returns the summed loss of this rank's shares."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
@@ -218,17 +232,17 @@ class Training:
             some = batch[part::parts]
             self.draws.begin(seed, len(batch), part, parts)
             with synchronised_batch_norm(self.world, len(some)), exchange(self.model, now=part == parts - 1):
-                total += self._backward(some, len(batch), seed)
+                total += self._backward(some, fetched if parts == 1 else None, len(batch), seed)
         return total
 
-    def _backward(self, some: Batch, images: int, seed: int) -> Tensor:
+    def _backward(self, some: Batch, fetched: tuple[Any, ...] | None, images: int, seed: int) -> Tensor:
         """Gradients of this rank's share of some of a batch of so many images; returns their summed loss."""
         own = some[self.world.rank :: self.world.size]
         stands_in = not len(own) and self._may_stand_in()
         if stands_in:
             own = some[:1]
         torch.manual_seed(mix(seed, self.world.rank))  # of what `randomness` leaves alone
-        loss = self._loss(own) * (not stands_in)
+        loss = self._loss(own, fetched) * (not stands_in)
         # gradients are averaged over ranks; the step wants their sum over the whole batch's size
         self.scaler.scale(loss * (self.world.size / images)).backward()
         return loss.detach()
@@ -237,19 +251,19 @@ class Training:
         """Into how many parts to divide a batch; statistics of a part want two images."""
         return max(1, min(self.parts, images // 2 if self.parts > 1 and self._sees_batches else images))
 
-    def _loss(self, own: Batch) -> Tensor:
+    def _loss(self, own: Batch, fetched: tuple[Any, ...] | None) -> Tensor:
         """Summed loss of some training images."""
-        inputs, share = inputs_of(self.training.source, own)
+        inputs, share = inputs_of(self.training.source, own, fetched)
         with autocast(self.settings, self.world.device):
             scores = self.model(*inputs)
-            loss = self._cross_entropy(scores, own.positions)
+            loss = self._cross_entropy(scores, own.labels)
             if own.partners is not None:
-                loss = share * loss + (1 - share) * self._cross_entropy(scores, own.partners.positions)
+                loss = share * loss + (1 - share) * self._cross_entropy(scores, own.partners.labels)
             return loss
 
-    def _cross_entropy(self, scores: Tensor, positions: Tensor) -> Tensor:
-        """Summed over images, against the labels at some positions, smoothed and with the weights of their classes."""
-        labels = self.training.labels[positions].to(self.world.device, non_blocking=True)
+    def _cross_entropy(self, scores: Tensor, labels: Tensor | None) -> Tensor:
+        """Summed over images, against their labels, smoothed and with the weights of their classes."""
+        assert labels is not None
         weights = self.class_weights
         if weights is not None:  # a kept classifier has more outputs than there are classes
             weights = F.pad(weights, (0, scores.shape[1] - len(weights)), value=1.0).to(scores.dtype)

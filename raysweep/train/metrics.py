@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.prefetch import CPU, prefetched
 from ..data.sources import Source
 from ..recipe import Train
 from .ddp import World, autocast
@@ -100,14 +102,25 @@ def predict(
     labels = split.labels[wanted]
     found = torch.zeros(4, len(wanted), dtype=torch.float64)
     own = world.share(torch.arange(len(wanted)))
-    for chunk in own.split(settings.eval_batch_size or max(settings.batch_size, EVAL_BATCH)):
-        if len(chunk):
-            inputs = split.source.batch(wanted[chunk], None, training=False)
-            with autocast(settings, world.device):
-                scores = suffix(*inputs).float().cpu()
-            confidence, predicted = scores.softmax(1).max(1)
-            losses = F.cross_entropy(scores, labels[chunk], reduction="none")
-            better = (scores > scores.gather(1, labels[chunk, None])).sum(1)
-            found[:, chunk] = torch.stack([x.double() for x in (predicted, confidence, losses, better < 5)])
+    if len(own):
+        found[:, own] = torch.cat(list(_of_chunks(suffix, split, settings, world, wanted[own])), 1).cpu()
     predicted, confidence, losses, in_top5 = world.sum(found)
     return Predictions(labels, predicted.long(), confidence, losses, in_top5.bool())
+
+
+def _of_chunks(
+    suffix: nn.Module, split: Labelled, settings: Train, world: World, positions: Tensor
+) -> Iterator[Tensor]:
+    """(4, images) float64 on the device: class, confidence, loss and whether in the top five; nothing waits for it."""
+    source, device = split.source, world.device
+    placed, labels = positions.to(source.place), split.labels[positions].to(device)
+    size = settings.eval_batch_size or max(settings.batch_size, EVAL_BATCH)
+    ahead = device if source.place.type == "cpu" else CPU
+    todo = prefetched(placed.split(size), lambda chunk: source.fetch(chunk, None), ahead)
+    for (_, fetched), truth in zip(todo, labels.split(size), strict=True):
+        with autocast(settings, device):
+            scores = suffix(*source.frontier(fetched, training=False)).float()
+        confidence, predicted = scores.softmax(1).max(1)
+        losses = F.cross_entropy(scores, truth, reduction="none")
+        better = (scores > scores.gather(1, truth[:, None])).sum(1)
+        yield torch.stack([x.double() for x in (predicted, confidence, losses, better < 5)])

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..data.sources import joined
 from ..features.compute import is_cacheable, make_features, stored_split
+from ..features.residency import Residency
 from ..features.stored import FeatureOverflowError, Stored
 from ..files import NO_ROOM, write_text
 from ..recipe import Features, Trial
@@ -140,6 +141,7 @@ class Fit:
         saved: Checkpoint | None,
         keep: Callable[[], None],
     ) -> Iterator[Measures]:
+        self._stage = None  # what the last phase kept on its device makes way
         trained = {} if saved is None else saved.below("network")
         self.network = assemble(phase, self.world, {**state, **trained}, self.sharing.features)
         training, validation, cached = self._splits(phase)
@@ -197,7 +199,8 @@ class Fit:
 
     def _open(self, phase: Trial) -> list[Stored | None]:
         settings, device, own = self.sharing.features, self.world.device, self.network.own_prefix()
-        return [stored_split(phase, split, settings, device, own) for split in ("train", "val")]
+        residency = Residency(device, self.world.gpu_share)
+        return [stored_split(phase, split, settings, device, own, residency) for split in ("train", "val")]
 
     def _shared(self, phases: Sequence[Trial], state: dict[str, Tensor], first_epoch: int) -> SharedPhase:
         """The last of these phases, trained by whichever trial comes first."""

@@ -51,14 +51,14 @@ def test_resizing_comes_before_normalising():
 @pytest.mark.parametrize("flips", [None, torch.zeros(0, dtype=torch.bool)])
 @pytest.mark.parametrize("size", [3, 4, 9])
 def test_no_images(size, flips):
-    found = Preparation((4, 4), size, STATISTICS)(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), flips)
+    found = Preparation((4, 4), size, STATISTICS).module()(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), flips)
     assert (tuple(found.shape), found.dtype) == ((0, 3, size, size), torch.float32)
 
 
 @pytest.mark.parametrize("size", [7, 5, 12])
 def test_a_mirrored_image_is_the_mirror_of_the_resized_one(size):
     """To the bit, as a stored view must equal what training would make; resizing a mirrored image rounds otherwise."""
-    images, prepare = pixels(6, 7), Preparation((7, 7), size, STATISTICS)
+    images, prepare = pixels(6, 7), Preparation((7, 7), size, STATISTICS).module()
     flips = torch.tensor([True, False, True, True, False, False])
     plain, found = prepare(images), prepare(images, flips)
     assert torch.equal(found[flips], plain[flips].flip(-1))
@@ -70,7 +70,7 @@ def test_a_mirrored_image_is_the_mirror_of_the_resized_one(size):
 def test_images_stay_as_they_were_and_come_out_channels_last(size):
     images = pixels(2, 4)
     before = images.clone()
-    found = Preparation((4, 4), size, STATISTICS)(images, torch.tensor([True, False]))
+    found = Preparation((4, 4), size, STATISTICS).module()(images, torch.tensor([True, False]))
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raysweep.data.preparation import Preparation
-from raysweep.data.sources import Images, Joined
+from raysweep.data.sources import Images, InTwoParts, Joined
 from raysweep.nets.zoo import UNIT
 from tests.data.image_files import pixels
 
@@ -58,7 +58,7 @@ def test_mode_of_the_prefix(batch_norm, training, mode):
     assert (prefix.norm.num_batches_tracked > 0) == mode
 
 
-class Told:
+class Told(InTwoParts):
     """Answers with what it was asked: its own name, the position, the flip."""
 
     def __init__(self, name, count):
@@ -67,10 +67,12 @@ class Told:
     def __len__(self):
         return self.count
 
-    def batch(self, positions, flips, training):
-        self.training = training
+    def fetch(self, positions, flips):
         flipped = torch.zeros(len(positions)) if flips is None else flips.float()
-        told = torch.stack([torch.full((len(positions),), float(self.name)), positions.float(), flipped], 1)
+        return torch.stack([torch.full((len(positions),), float(self.name)), positions.float(), flipped], 1)
+
+    def frontier(self, told, training):
+        self.training = training
         return told, 10 * told[:, :1]
 
 

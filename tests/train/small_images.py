@@ -26,9 +26,13 @@ class Recorder(Images):
         super().__init__(*args, **more)
         self.asked = []
 
-    def batch(self, positions, flips, training):
-        self.asked.append((positions, flips, training))
-        return super().batch(positions, flips, training)
+    def fetch(self, positions, flips):
+        self.fetched = positions, flips
+        return super().fetch(positions, flips)
+
+    def frontier(self, fetched, training):
+        self.asked.append((*self.fetched, training))
+        return super().frontier(fetched, training)
 
 
 def labelled(count: int, seed: int = 0, kind: type[Images] = Recorder) -> Labelled:

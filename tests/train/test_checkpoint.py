@@ -120,7 +120,8 @@ def both():
 
 def take_steps(training, count):
     for number in range(count):
-        training._step(Batch(torch.arange(4) + number), number)
+        positions = torch.arange(4) + number
+        training._step(Batch(positions, labels=training.training.labels[positions]), None, number)
 
 
 # ---- a training ----

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from raysweep.data.augment import Augmentation
 from raysweep.recipe import Train
-from raysweep.train.batches import batches
+from raysweep.train.batches import batches, epoch_of
 from raysweep.train.classes import chances, class_weights
 from tests.train.small_images import labelled, linear, phase_of, training_of
 
@@ -53,10 +53,10 @@ def test_loss_is_weighted(smoothing, outputs):
         -(1 - eps) * weights[label] * row[label] - eps / outputs * (weights * row).sum()
         for row, label in zip(logs, labels, strict=True)
     )
-    torch.testing.assert_close(training._cross_entropy(scores, torch.arange(4)), expected)
+    torch.testing.assert_close(training._cross_entropy(scores, labels), expected)
     plain = training_of(linear(), phase_of(label_smoothing=smoothing), split, None)
     torch.testing.assert_close(
-        plain._cross_entropy(scores, torch.arange(4)),
+        plain._cross_entropy(scores, labels),
         F.cross_entropy(scores, labels, reduction="sum", label_smoothing=smoothing), rtol=0, atol=0
     )  # fmt: skip
 
@@ -64,7 +64,8 @@ def test_loss_is_weighted(smoothing, outputs):
 def test_balanced_sampler_draws_each_class_as_often():
     drawn = chances(Train(sampler="balanced"), LABELS)
     found = [
-        torch.cat([one.positions for one in batches(81, 8, 0, epoch, Augmentation(), drawn)]) for epoch in range(1, 101)
+        torch.cat([one.positions for one in batches(epoch_of(81, 0, epoch, Augmentation(), drawn), 8)])
+        for epoch in range(1, 101)
     ]
     assert all(len(one) == 81 for one in found)
     shares = torch.bincount(LABELS[torch.cat(found)], minlength=5) / 8100

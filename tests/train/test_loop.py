@@ -158,9 +158,9 @@ class Spoilt(Images):
 
     sound = 0
 
-    def batch(self, positions, flips, training):
+    def frontier(self, fetched, training):
         self.sound -= 1
-        tensors = super().batch(positions, flips, training)
+        tensors = super().frontier(fetched, training)
         return tensors if self.sound >= 0 else tuple(torch.full_like(one, math.nan) for one in tensors)
 
 

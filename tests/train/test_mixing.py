@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from raysweep.data.augment import Augmentation
 from raysweep.recipe import Train
-from raysweep.train.batches import Batch, batches, inputs_of
+from raysweep.train.batches import Batch, batches, epoch_of, inputs_of
 from raysweep.train.mixing import Mixing, mixing_of
 from tests.train.small_images import labelled, linear, phase_of, training_of
 
@@ -49,12 +49,13 @@ def test_loss_is_of_both_labels(settings):
     split, network = labelled(6), linear()
     training = training_of(network, phase_of(**settings, label_smoothing=0.1), split, None)
     mixing = Mixing(0.7, None if "mixup" in settings else (0.5, 0.5))
-    batch = Batch(torch.tensor([0, 1, 2, 5])).mixed(mixing)
+    positions = torch.tensor([0, 1, 2, 5])
+    batch = Batch(positions, labels=split.labels[positions]).mixed(mixing)
     pictures = split.source.batch(torch.arange(6), None, False)[0]
     mixed, share = mixing(pictures[[0, 1, 2, 5]], pictures[[5, 0, 1, 2]])
     targets = share * F.one_hot(split.labels[[0, 1, 2, 5]], 2) + (1 - share) * F.one_hot(split.labels[[5, 0, 1, 2]], 2)
     expected = F.cross_entropy(network(mixed), targets.float(), reduction="sum", label_smoothing=0.1)
-    torch.testing.assert_close(training._loss(batch), expected)
+    torch.testing.assert_close(training._loss(batch, None), expected)
 
 
 def test_what_is_drawn():
@@ -72,7 +73,7 @@ def test_what_is_drawn():
 
 def test_ranks_see_shares_of_the_same_images():
     split = labelled(9)
-    for batch in batches(9, 4, 0, 1, Augmentation(("hflip",))):
+    for batch in batches(epoch_of(9, 0, 1, Augmentation(("hflip",))), 4):
         whole = batch.mixed(Mixing(0.6, (0.3, 0.6)))
         (expected,), share = inputs_of(split.source, whole)
         for rank in range(3):

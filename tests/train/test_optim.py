@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from raysweep.data.augment import Augmentation
 from raysweep.nets.layers import layers
 from raysweep.recipe import Train
-from raysweep.train.batches import batches
+from raysweep.train.batches import batches, epoch_of
 from raysweep.train.ddp import World
 from raysweep.train.network import assemble
 from raysweep.train.optim import optimizer_of, parameter_groups
@@ -172,4 +172,4 @@ def test_warm_up_rises_with_every_step(epochs, expected):
 
 
 def both_epochs():
-    return [batch for epoch in (1, 2) for batch in batches(12, 4, 0, epoch, Augmentation())]
+    return [batch for epoch in (1, 2) for batch in batches(epoch_of(12, 0, epoch, Augmentation()), 4)]
