@@ -170,7 +170,8 @@ def _show_features(decisions: Sequence[Any]) -> None:
     _print_columns([header, *lines])
     saved = sum(one.predicted_saving_s for one in cuts if one.store)
     size = sum(one.mebibytes for one in cuts if one.store)
-    click.echo(f"features to store: {size:,.0f} MiB; predicted saving {saved:,.0f} s of one process")
+    kinds = f"computed in {cuts[0].precision} and stored as {cuts[0].stored_as}"
+    click.echo(f"features to store: {size:,.0f} MiB, {kinds}; predicted saving {saved:,.0f} s of one process")
 
 
 def _print_columns(table: Sequence[Sequence[str]]) -> None:

@@ -45,6 +45,8 @@ class MadeFeatures(Versioned):
     lanes: int
     problem: str = ""
     """Why nothing was stored; the trials then compute the prefix themselves."""
+    overflow: bool = False
+    """Whether that was for features too large for their type; the prefix is then computed in float32."""
 
 
 class FeaturesRecord(Versioned):
@@ -54,6 +56,11 @@ class FeaturesRecord(Versioned):
     made: tuple[MadeFeatures, ...]
     stored: tuple[str, ...]
     """Names of the phases that read stored features."""
+
+    @property
+    def overflow(self) -> bool:
+        """Whether features were too large for the type that they were to be computed or stored in."""
+        return any(one.overflow for one in self.made)
 
 
 def decisions_of(record: Mapping[str, Any]) -> list[Decision] | None:
@@ -132,13 +139,13 @@ def _pass(
         if not (node == here and group.is_there(recipe.features))
     }
     progress = dict.fromkeys(lanes, Progress(0, 0, 0))
-    problems = dict.fromkeys(lanes, "")
+    problems: dict[str, Exception] = {}
     for node, found in _as_they_come(running):
         if isinstance(found, Progress):
             progress[node] = found
             display.features(sum(one.images for one in progress.values()), sum(one.total for one in progress.values()))
         else:
-            problems[node] = f"features of {backbone} are not stored: {found}"
+            problems[node] = found
     seconds = time.perf_counter() - started
     return [
         MadeFeatures(
@@ -148,7 +155,7 @@ def _pass(
             mebibytes=progress[node].nbytes / 2**20,
             seconds=seconds,
             lanes=count,
-            problem=problems[node],
+            **_problem(backbone, problems.get(node)),
         )
         for node, count in lanes.items()
         if texts
@@ -168,8 +175,20 @@ def _lanes_by_node(recipe: Recipe, machine: Machine) -> dict[str, int]:
     return {node: min(count, most) for node, count in lanes.items() if count}
 
 
-def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str, Progress | str]]:
-    """What the tasks yield, with their nodes; a full disk or an overflow is a sentence, any other error is raised.
+def _problem(backbone: str, error: Exception | None) -> dict[str, Any]:
+    """Fields of `MadeFeatures` that say why nothing was stored."""
+    if error is None:
+        return {}
+    cause = getattr(error, "cause", error)
+    why = str(getattr(cause, "strerror", None) or cause).splitlines()[0]
+    return {
+        "problem": f"features of {backbone} are not stored: {why}",
+        "overflow": isinstance(error, FeatureOverflowError),
+    }
+
+
+def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str, Progress | Exception]]:
+    """What the tasks yield, with their nodes, a full disk and an overflow among it; any other error is raised.
 
     A node that is lost has made nothing: trials on the one that takes its place make what they need.
     """
@@ -186,8 +205,7 @@ def _as_they_come(running: dict[ObjectRefGenerator, str]) -> Iterator[tuple[str,
             except LOST:
                 yield running[task], Progress(0, 0, 0)
             except (OSError, FeatureOverflowError) as error:
-                cause = getattr(error, "cause", error)
-                yield running[task], str(getattr(cause, "strerror", None) or cause).splitlines()[0]
+                yield running[task], error
 
 
 @ray.remote(max_calls=1)  # its memory is for the trials then

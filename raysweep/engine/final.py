@@ -107,7 +107,8 @@ def _fitted(job: TrialJob, world: World) -> dict[str, Any]:
     trial = job.trial
     fit, row = _refitted(job, world)
     network, task = fit.network, fit.network.task
-    found = predict(network.suffix, labelled(network, trial, "test", world.device), trial.train, world)
+    test = labelled(network, trial, "test", world.device, precision=fit.prefix_precision)
+    found = predict(network.suffix, test, trial.train, world)
     if not math.isfinite(found.loss):
         raise DivergedError(f"the test loss is {found.loss} after the refit")
     if world.rank == 0:

@@ -154,17 +154,20 @@ class _Stages:
         self._announce(recorded, history)
         decided = None if recorded is None or recorded.features is None else decisions_of(recorded.features)
         snapshots, machine = _snapshots(self.planned), self.session.machine()
-        stored = _make_features(self.recipe, self.planned, machine, self.book.folder, self.display, decided, snapshots)
-        where = self.place.copy.storage.where
-        jobs = Jobs(self.recipe, machine, where, self.place.ray_folder, stored, rungs_of(self.recipe), snapshots)
-        configurations = [one.configuration for one in self.planned]
-        with closing(
-            Loggers(self.recipe.loggers, self.book.folder, self.recipe.name, configurations, self.display.say)
-        ) as loggers:
-            run_trials(jobs, self.planned, self.book, self.display, history, loggers)
+        made = _make_features(self.recipe, self.planned, machine, self.book.folder, self.display, decided, snapshots)
+        where, recipe = self.place.copy.storage.where, _in_float32(self.recipe) if made.overflow else self.recipe
+        jobs = Jobs(recipe, machine, where, self.place.ray_folder, made.stored, rungs_of(recipe), snapshots)
+        self._run_trials(jobs, history)
         self.place.copy.fetch()
         left = replace(jobs, machine=self.session.machine())  # nodes may have come and gone
         return _finals(left, self.planned, self.book.folder, self.display, self.findings)
+
+    def _run_trials(self, jobs: Jobs, history: History) -> None:
+        """The trials, whose rows go to the recipe's loggers too."""
+        configurations = [one.configuration for one in self.planned]
+        sent = Loggers(self.recipe.loggers, self.book.folder, self.recipe.name, configurations, self.display.say)
+        with closing(sent) as loggers:
+            run_trials(jobs, self.planned, self.book, self.display, history, loggers)
 
     def _announce(self, recorded: Run | None, history: History) -> None:
         where = self.place.copy.storage.where
@@ -237,9 +240,8 @@ def _make_features(
     display: Display,
     decided: Sequence[Decision] | None,
     snapshots: Sequence[str],
-) -> tuple[str, ...]:
-    """Decide what to store if it is not decided, make it and write that down; returns names of the phases that
-    read it."""
+) -> features.FeaturesRecord:
+    """Decide what to store if it is not decided, make it and write that down."""
     torch.set_num_threads(recipe.resources.cpus_per_worker)  # rates are those of a lane
     trials = [one.trial for one in planned]
     decisions = decide(trials, recipe.features) if decided is None else decided
@@ -249,14 +251,20 @@ def _make_features(
     task.release()
     for one in record.made:
         if one.problem:
-            display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves")
+            how = " in float32" if one.overflow else ""
+            display.say(f"warning: {one.problem}; its trials compute the frozen prefix themselves{how}")
         elif one.images:
             display.say(
                 f"features: {one.backbone}, {one.cuts} cuts of {one.images:,} images "
                 f"in {one.seconds:.1f} s, {one.mebibytes:,.0f} MiB"
             )
     write_text(folder / ledger.FEATURES, record.model_dump_json(indent=1))
-    return record.stored
+    return record
+
+
+def _in_float32(recipe: Recipe) -> Recipe:
+    """The recipe with a frozen prefix that is computed in float32."""
+    return recipe.model_copy(update={"features": recipe.features.model_copy(update={"precision": "float32"})})
 
 
 def _finals(jobs: Jobs, planned: Sequence[PlannedTrial], folder: Path, display: Display, findings: Findings) -> str:

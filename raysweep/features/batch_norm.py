@@ -23,6 +23,7 @@ from torch.optim.swa_utils import update_bn
 from ..data.sources import Images
 from ..files import write_bytes
 from ..nets.layers import BATCH_NORMS
+from ..nets.precision import gpu_settings
 from ..nets.task import RECALIBRATION_BATCH, TransferTask, task_of, tensors_digest
 from ..nets.tracing import channels_last
 from ..recipe import Features, Trial
@@ -124,5 +125,6 @@ def _estimated(task: TransferTask, device: torch.device) -> dict[str, Tensor]:
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)  # of dropout within the network
-        update_bn(batches(), own)
+        with gpu_settings("float32", device):
+            update_bn(batches(), own)
     return {name: value.cpu() for name, value in _statistics(own).items()}

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from ..data.augment import Augmentation
 from ..data.sources import Images
 from ..nets.cut import Cut
+from ..nets.precision import InPrecision, gpu_settings
 from ..nets.task import cut_of, outputs_of, task_of
 from ..nets.tracing import channels_last
-from ..recipe import Features, Trial
+from ..recipe import Features, Precision, Trial
 from .batch_norm import recalibrated
 from .residency import Residency
 from .spec import Spec
@@ -81,7 +82,7 @@ def views_of(phase: Trial) -> list[tuple[str, int]]:
     return [("train", 0), ("val", 0), *(("train", number) for number in Augmentation.of(phase.data).numbers)]
 
 
-def specs_of(phase: Trial, split: str, view: int, dtype: str, own: OwnPrefix | None = None) -> list[Spec]:
+def specs_of(phase: Trial, split: str, view: int, settings: Features, own: OwnPrefix | None = None) -> list[Spec]:
     """The stored features, one a frontier tensor, that a phase reads of a split in one view."""
     task, cut = task_of(phase), cut_of(phase)
     return [
@@ -95,7 +96,8 @@ def specs_of(phase: Trial, split: str, view: int, dtype: str, own: OwnPrefix | N
             network=own.digest if own else task.digest,
             node=node,
             shape=shape,
-            dtype=dtype,
+            dtype=settings.stored_as,
+            precision=settings.precision,
         )
         for node, shape in zip(cut.frontier, cut.shapes, strict=True)
     ]
@@ -112,12 +114,12 @@ def stored_split(
     """A split's stored features, or None if they are not all there; they stay on the device if `residency` has room."""
     store = store_of(settings)
     numbers = [number for name, number in views_of(phase) if name == split]
-    views = [[store.open(spec) for spec in specs_of(phase, split, number, settings.dtype, own)] for number in numbers]
+    views = [[store.open(spec) for spec in specs_of(phase, split, number, settings, own)] for number in numbers]
     whole = [[array for array in view if array is not None] for view in views]
     if not views or any(len(a) != len(b) for a, b in zip(whole, views, strict=True)):
         return None
     nbytes = sum(array.nbytes for view in whole for array in view)
-    return Stored(whole, settings.dtype, device, store, residency is not None and residency.takes(nbytes))
+    return Stored(whole, settings.stored_as, device, store, residency is not None and residency.takes(nbytes))
 
 
 def make_features(
@@ -147,7 +149,8 @@ def make_features(
         nbytes = sum(spec.nbytes for spec in making.files)
         done = 0
         yield Progress(done, total, nbytes)
-        with closing(_claimed(making, shards, phases[0], devices, own)) as counts:
+        passes = [_Pass(phases[0], making.files, device, own, settings.precision) for device in devices if shards]
+        with gpu_settings(settings.precision, devices[0]), closing(_claimed(making, shards, passes)) as counts:
             for count in counts:
                 done += count
                 yield Progress(done, total, nbytes)
@@ -160,10 +163,7 @@ def are_stored(phases: Sequence[Trial], settings: Features) -> bool:
 
 def _specs(phases: Sequence[Trial], settings: Features, own: OwnPrefix | None) -> list[Spec]:
     specs = {
-        spec: None
-        for phase in phases
-        for view in views_of(phases[0])
-        for spec in specs_of(phase, *view, settings.dtype, own)
+        spec: None for phase in phases for view in views_of(phases[0]) for spec in specs_of(phase, *view, settings, own)
     }
     return list(specs)
 
@@ -189,11 +189,8 @@ def _shards(making: Making) -> list[_Shard]:
     ]
 
 
-def _claimed(
-    making: Making, shards: Sequence[_Shard], phase: Trial, devices: Sequence[torch.device], own: OwnPrefix | None
-) -> Generator[int, None, None]:
+def _claimed(making: Making, shards: Sequence[_Shard], passes: Sequence[_Pass]) -> Generator[int, None, None]:
     """Compute the shards that no other process does, yielding their numbers of images, until all are done."""
-    passes = [_Pass(phase, making.files, device, own) for device in devices] if shards else []
     stop, done = Event(), Queue[int]()
 
     def work(one: _Pass) -> None:
@@ -230,8 +227,15 @@ def _claimed(
 class _Pass:
     """The frozen prefix of one thread, writing every frontier tensor that is wanted."""
 
-    def __init__(self, phase: Trial, files: dict[Spec, Path], device: torch.device, own: OwnPrefix | None) -> None:
-        self.task, self.device = task_of(phase), device
+    def __init__(
+        self,
+        phase: Trial,
+        files: dict[Spec, Path],
+        device: torch.device,
+        own: OwnPrefix | None,
+        precision: Precision,
+    ) -> None:
+        self.task, self.device, self.precision = task_of(phase), device, precision
         self.files = files
         self.augmentation = Augmentation.of(phase.data)
         self.numbers = {self.augmentation.name(number): number for _, number in views_of(phase)}
@@ -245,7 +249,7 @@ class _Pass:
         network = outputs_of(phase, nodes) if own is None else _Picked(own.network, cut_of(phase).frontier, nodes)
         if own is None and self.device.type != "cpu":
             network = copy.deepcopy(network)  # the process's own stays where the next trial expects it
-        return channels_last(network.to(self.device)).eval()
+        return InPrecision(channels_last(network.to(self.device)), self.precision).eval()
 
     @torch.no_grad()
     def compute(self, shard: _Shard) -> int:

@@ -82,6 +82,9 @@ class Decision(Frozen):
     """Seconds of one lane."""
     store: bool
     reason: str
+    precision: str = "float32"
+    """In which the prefix is computed."""
+    stored_as: str = "float32"
 
 
 def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
@@ -161,7 +164,7 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
     counts = {"train": shape.train, "val": shape.val}
     computed = sum(counts[split] for split, _ in views_of(first))
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
-    size = cut.numbers_per_image * np.dtype(STORED_AS[settings.dtype]).itemsize
+    size = cut.numbers_per_image * np.dtype(STORED_AS[settings.stored_as]).itemsize
     saving = _saving_s(per_image, size, computed, epochs * an_epoch, settings) if is_cacheable(first, cut) else 0.0
     if is_cacheable(first, cut) and Augmentation.of(first.data).is_random:  # made once, or in every epoch
         saving += shape.train * (epochs - (first.data.views or 0)) * _view_seconds(first)
@@ -179,6 +182,8 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
         predicted_saving_s=saving,
         store=store,
         reason=reason,
+        precision=settings.precision,
+        stored_as=settings.stored_as,
     )
 
 

@@ -40,6 +40,9 @@ class Spec:
     shape: tuple[int, ...]
     """Of one image."""
     dtype: str
+    """That it is stored in."""
+    precision: str
+    """That it is computed in."""
 
     @property
     def digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,7 +80,7 @@ class Stored(InTwoParts):
 
 
 class FeatureOverflowError(ArithmeticError):
-    """Features are too large for the type that they are to be stored in."""
+    """Features are too large for the type that they are computed or to be stored in."""
 
 
 def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> None:
@@ -92,7 +93,12 @@ def write_batch(array: np.ndarray, start: int, values: Tensor, dtype: str) -> No
     typed = last.to(getattr(torch, dtype)).cpu().contiguous()
     if not typed.isfinite().all():
         most = float(values.abs().max())
-        raise FeatureOverflowError(f"they reach {most:.3g}, more than {dtype} holds; set features.dtype=float32")
+        if math.isfinite(most):
+            raise FeatureOverflowError(f"they reach {most:.3g}, more than {dtype} holds; set features.dtype=float32")
+        raise FeatureOverflowError(
+            "some are infinite or no numbers as they are computed; set features.precision=bfloat16, which holds larger "
+            "ones than float16, or float32"
+        )
     array[start : start + len(values)] = typed.view(torch.uint16).numpy() if dtype == "bfloat16" else typed.numpy()
 
 

@@ -11,6 +11,7 @@ a value: a positive integer, `head`, `all`, a module name, or a list of module p
 from .errors import RecipeError, near
 from .grid import EXTRA_AXES, MAIN_AXES, Block, Recipe, Trial
 from .loading import dump, load, preset_names
+from .renamed import renewed
 from .schema import (
     Asha,
     Data,
@@ -23,11 +24,12 @@ from .schema import (
     Train,
     is_weights_file,
 )
-from .values import Depth, Frozen, Objective, Statistics, depth_label
+from .values import SIXTEEN_BITS, Depth, Frozen, Objective, Precision, Statistics, depth_label
 
 __all__ = [
     "EXTRA_AXES",
     "MAIN_AXES",
+    "SIXTEEN_BITS",
     "Asha",
     "Block",
     "Data",
@@ -39,6 +41,7 @@ __all__ = [
     "Model",
     "Objective",
     "Phase",
+    "Precision",
     "Recipe",
     "RecipeError",
     "Resources",
@@ -51,4 +54,5 @@ __all__ = [
     "load",
     "near",
     "preset_names",
+    "renewed",
 ]

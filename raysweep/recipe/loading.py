@@ -14,6 +14,7 @@ from . import yaml_core
 from .errors import RecipeError, near
 from .grid import EXTRA_AXES, KNOWN_KEYS, MAIN_AXES, Block, Recipe
 from .problems import problems, shown
+from .renamed import renewed
 from .schema import Data, is_weights_file
 from .values import listed
 from .yaml_core import YamlError
@@ -174,7 +175,7 @@ def _read(source: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise RecipeError(f"{source} must hold a mapping of recipe keys, such as `data:` and `grid:`")
     inner = tree.get("recipe")  # a run folder's recipe.yaml has the recipe beside versions and the like
-    return inner if isinstance(inner, dict) else tree
+    return renewed(inner) if isinstance(inner, dict) else tree
 
 
 def _text(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from .errors import near
+from .renamed import now_called
 
 
 def problems(error: ValidationError, known: Mapping[str, Sequence[str]], grid: str = "") -> list[str]:
@@ -30,7 +31,8 @@ def problems(error: ValidationError, known: Mapping[str, Sequence[str]], grid: s
         path = ".".join([grid, *parts[1:]] if grid else parts)
         if item["type"] == "extra_forbidden":
             section = ".".join(part for part in parts[:-1] if not part.isdigit())
-            found[path] = f"{path} is not a key of a recipe; {near(parts[-1], known[section])}"
+            hint = now_called(path, item["input"]) or near(parts[-1], known[section])
+            found[path] = f"{path} is not a key of a recipe; {hint}"
         else:
             found.setdefault(path, f"{path}{_assigned(item['input'])}: {_allowed(item)}")
     return list(found.values())

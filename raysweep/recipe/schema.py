@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from .values import (
+    SIXTEEN_BITS,
     Count,
     DatasetName,
     Depth,
@@ -26,6 +27,7 @@ from .values import (
     Number,
     Part,
     Positive,
+    Precision,
     Seed,
     Share,
     Units,
@@ -221,8 +223,9 @@ class Train(Frozen):
     short trainings are averaged too. The averages are measured, handed to the next phase and exported."""
     clip_norm: Positive | None = None
     """Largest norm of the gradient; not clipped when null."""
-    autocast: Literal["none", "bfloat16", "float16"] = "none"
-    """Arithmetic of the trainable suffix; the frozen prefix is always computed in float32."""
+    precision: Precision = "float32"
+    """Arithmetic of the trainable suffix; that of the frozen prefix is `features.precision`. Weights stay float32; with
+    float16 the loss is scaled so that gradients do not vanish."""
     compile: bool = False
     """Compile the trainable suffix (torch.compile); pays where a trial is long."""
     patience: Count | None = None
@@ -311,14 +314,21 @@ class Features(Frozen):
 
     cache: Annotated[Literal["auto", "always", "never"], BeforeValidator(_cache)] = "auto"
     """auto stores a cut where that saves time and there is room."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """The 16-bit types halve the size and round the features."""
+    precision: Precision = "float32"
+    """Arithmetic of the frozen prefix, whether its outputs are stored or computed each time."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """What features are stored as; the 16-bit types halve the size and round them. As they are computed when null."""
     dir: str | None = None
     """Folder of the features, on a cluster a shared one; each node's own cache when null."""
     budget_gb: Annotated[float, Field(strict=True, gt=0, le=1e9)] | None = None
     """Size that all features together may take; half of what the disk has free when null."""
     verify: Literal["sampled", "full"] = "sampled"
     """How much of stored features is read before they are used again: their size and evenly spaced blocks, or all."""
+
+    @property
+    def stored_as(self) -> str:
+        """The type that features are stored in."""
+        return self.dtype or (self.precision if self.precision in SIXTEEN_BITS else "float32")
 
 
 class Final(Frozen):

@@ -19,6 +19,10 @@ Part = Annotated[float, Field(strict=True, gt=0, lt=1)]
 FEW_DIGITS = re.compile(r"[0-9]{1,9}")
 MOST_FAKE_CLASSES = 10_000
 Objective = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+"""Of matrix products and convolutions. tf32 rounds their factors to 10 bits, on GPUs that can; a CPU computes float32
+then. The last two have 16 bits."""
+SIXTEEN_BITS = ("bfloat16", "float16")
 
 
 def _depth(value: Any) -> Any:

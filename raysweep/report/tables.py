@@ -26,6 +26,7 @@ FACTS = ("trainable_parameters", "total_parameters", "trainable_tensors", "worke
 AXES = (
     *("weights", "head", "batch_norm", "image_size", "normalize", "epochs", "batch_size", "optimizer", "weight_decay"),
     *("momentum", "schedule", "step_epochs", "step_gamma", "label_smoothing", "clip_norm", "autocast", "patience"),
+    "precision",
 )
 """Names that are an axis of the grid wherever a row carries them; others come from a planned row's `axes`."""
 NULL = "null"

@@ -22,7 +22,7 @@ from ..data.preparation import Preparation
 from ..files import write_text
 from ..nets import backbones
 from ..nets.heads import output_names
-from ..recipe import Statistics, Trial
+from ..recipe import Statistics, Trial, renewed
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 
@@ -87,7 +87,7 @@ def save(folder: Path, network: nn.Module, trial: Trial, class_names: Sequence[s
 def load(folder: str | Path) -> Classifier:
     """Load what `save` wrote; needs no network."""
     about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
-    trial = Trial.model_validate(about["trial"])
+    trial = Trial.model_validate(renewed(about["trial"]))
     size, classes = about["image_size"], len(about["class_names"])
     network = backbones.build(trial.backbone, trial.model, classes, 0, size, load=False).network
     network.load_state_dict(load_file(Path(folder) / WEIGHTS))

@@ -20,8 +20,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-from ..recipe import Train
-
 
 @dataclass(frozen=True)
 class World:
@@ -75,13 +73,6 @@ def synchronised_batch_norm(world: World, images: int) -> AbstractContextManager
     """A context in which batch norm on CPUs uses the statistics of the whole batch, of so many images."""
     counts = world.rank < images
     return _BatchNormOverRanks(counts) if world.size > 1 and world.device.type == "cpu" else nullcontext()
-
-
-def autocast(settings: Train, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which the suffix computes in the precision that is asked for."""
-    if settings.autocast == "none":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, settings.autocast))
 
 
 class _FromAllRanks(torch.autograd.Function):

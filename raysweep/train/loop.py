@@ -24,11 +24,12 @@ from torch.nn import functional as F
 from ..data.augment import Augmentation
 from ..data.prefetch import CPU, prefetched
 from ..nets.layers import BATCH_NORMS, set_modes
+from ..nets.precision import autocast, gpu_settings
 from ..recipe import Train, Trial
 from .batches import Batch, batches, epoch_of, fetched_of, inputs_of, mix, steps_of
 from .checkpoint import Checkpoint, optimizer_state, prefixed, restore_optimizer
 from .classes import chances, class_weights
-from .ddp import World, autocast, exchange, parallel, synchronised_batch_norm
+from .ddp import World, exchange, parallel, synchronised_batch_norm
 from .ema import Averages
 from .measures import Measures, StepMeasures
 from .metrics import Labelled, Predictions, predict
@@ -81,7 +82,7 @@ class Training:
         self.trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of(self.settings, suffix, phase.lr, distances)
         self.schedule = schedule_of(self.settings, self.optimizer)
-        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.settings.autocast == "float16")
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.settings.precision == "float16")
         compiled: nn.Module = torch.compile(suffix) if self.settings.compile else suffix  # type: ignore[assignment]
         self.model = parallel(compiled, self.world)
         weights = class_weights(self.settings, training.labels, classes)
@@ -214,7 +215,8 @@ class Training:
         """
         while True:
             try:
-                loss = self._gradients(batch, fetched, seed)
+                with gpu_settings(self.settings.precision, self.world.device):
+                    loss = self._gradients(batch, fetched, seed)
                 break
             except torch.OutOfMemoryError:
                 if not self._may_divide(batch):
@@ -254,7 +256,7 @@ class Training:
     def _loss(self, own: Batch, fetched: tuple[Any, ...] | None) -> Tensor:
         """Summed loss of some training images."""
         inputs, share = inputs_of(self.training.source, own, fetched)
-        with autocast(self.settings, self.world.device):
+        with autocast(self.settings.precision, self.world.device):
             scores = self.model(*inputs)
             loss = self._cross_entropy(scores, own.labels)
             if own.partners is not None:

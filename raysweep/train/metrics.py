@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from ..data.prefetch import CPU, prefetched
 from ..data.sources import Source
+from ..nets.precision import autocast, gpu_settings
 from ..recipe import Train
-from .ddp import World, autocast
+from .ddp import World
 from .measures import TOP5_CLASSES
 
 EVAL_BATCH = 128
@@ -118,8 +119,9 @@ def _of_chunks(
     ahead = device if source.place.type == "cpu" else CPU
     todo = prefetched(placed.split(size), lambda chunk: source.fetch(chunk, None), ahead)
     for (_, fetched), truth in zip(todo, labels.split(size), strict=True):
-        with autocast(settings, device):
-            scores = suffix(*source.frontier(fetched, training=False)).float()
+        inputs = source.frontier(fetched, training=False)
+        with gpu_settings(settings.precision, device), autocast(settings.precision, device):
+            scores = suffix(*inputs).float()
         confidence, predicted = scores.softmax(1).max(1)
         losses = F.cross_entropy(scores, truth, reduction="none")
         better = (scores > scores.gather(1, truth[:, None])).sum(1)

@@ -17,9 +17,10 @@ from ..features.stored import Stored
 from ..nets.cpu import place_matrix_modules
 from ..nets.cut import Cut
 from ..nets.heads import reset_head
+from ..nets.precision import InPrecision
 from ..nets.task import TransferTask, cut_of, tensors_digest
 from ..nets.tracing import channels_last
-from ..recipe import Features, Trial
+from ..recipe import SIXTEEN_BITS, Features, Precision, Trial
 from .ddp import World, synchronised
 from .metrics import Labelled
 from .optim import distances_in
@@ -91,7 +92,7 @@ def assemble(
         side.load_state_dict({name: x for name, x in state.items() if name in side.state_dict()}, strict=False)
         if not phase.train.compile:
             draw_for_the_whole_batch(side, draws)
-    if world.device.type == "cpu" and phase.train.autocast == "none":
+    if world.device.type == "cpu" and phase.train.precision not in SIXTEEN_BITS:
         place_matrix_modules(suffix, cut.small_maps)
     placed = None if prefix is None else _placed(prefix, world.device).eval()
     if placed is not None and own:
@@ -100,16 +101,21 @@ def assemble(
 
 
 def labelled(
-    network: SplitNetwork, phase: Trial, split: str, device: torch.device, stored: Stored | None = None
+    network: SplitNetwork,
+    phase: Trial,
+    split: str,
+    device: torch.device,
+    stored: Stored | None = None,
+    precision: Precision = "float32",
 ) -> Labelled:
-    """A split as training sees it: from stored features, else from images through the frozen prefix."""
+    """A split as training sees it: from stored features, else from images through the frozen prefix, in a precision."""
     images = getattr(network.task.dataset, split)
     source: Source = stored or Images(
         images.pool,
         images.rows,
         network.task.preparation,
         device,
-        network.prefix,
+        None if network.prefix is None else InPrecision(network.prefix, precision),
         phase.model.batch_norm,
         Augmentation.of(phase.data),
     )

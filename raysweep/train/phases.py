@@ -92,6 +92,8 @@ class Fit:
         """Of the validation images, after the last epoch; None in a refit."""
         self.is_over = False
         """Whether the last epoch was the trial's last."""
+        self.prefix_precision = sharing.features.precision
+        """Of a prefix that is computed as images are asked for."""
         self._stage: _Stage | None = None
         self._own_phase = False
 
@@ -166,7 +168,7 @@ class Fit:
         if self.refit is not None and phase.data.augment:
             stored[1] = None  # validation images are augmented here alone: those views are not stored
         first, second = (
-            labelled(self.network, phase, split, self.world.device, source)
+            labelled(self.network, phase, split, self.world.device, source, self.prefix_precision)
             for split, source in zip(("train", "val"), stored, strict=True)
         )
         cached = all(source is not None for source in stored)
@@ -189,8 +191,9 @@ class Fit:
         try:
             for _ in make_features([phase], settings, [self.world.device], self.network.own_prefix()):
                 pass
-        except FeatureOverflowError:
-            return [None, None]  # the prefix is computed as the images are asked for
+        except FeatureOverflowError:  # the prefix is computed as the images are asked for, so that it is sound
+            self.prefix_precision = "float32"
+            return [None, None]
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise

@@ -14,6 +14,7 @@ from raysweep.recipe import Statistics
 SPEC = Spec(
     data="d0", split="train", count=6, image_size=32, statistics=Statistics(mean=(0, 0, 0), std=(1, 1, 1)),
     view="", network="n0", node="layer4", shape=(4, 3, 2), dtype="float32",
+    precision="float32",
 )  # fmt: skip
 BYTES = 6 * 4 * 3 * 2 * 4
 FILE = BYTES + 128

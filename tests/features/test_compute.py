@@ -21,8 +21,10 @@ from raysweep.features.compute import (
     stored_split,
     views_of,
 )
-from raysweep.nets.task import cut_of
+from raysweep.features.stored import FeatureOverflowError
+from raysweep.nets.task import cut_of, release, task_of
 from raysweep.recipe import Features
+from tests.devices import DEVICES
 from tests.features.processes import Processes
 from tests.features.small_trials import TRAIN_IMAGES, VAL_IMAGES, trial_of, trials_of
 
@@ -134,6 +136,48 @@ def test_16_bits_take_half(settings, dtype):
     assert bytes_made([trial], settings.model_copy(update={"dtype": dtype})) * 2 == whole > 0
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16", "float16"])
+def test_a_prefix_in_another_precision(settings, precision, device):
+    """Features of their own, near those of float32 on the CPU, in half the size where they have 16 bits."""
+    trial, where = trial_of("resnet18", 3), torch.device(device)
+    other = settings.model_copy(update={"precision": precision})
+    whole = bytes_made([trial], settings)
+    made = make([trial], other, [where])[-1].nbytes
+    assert made * (1 if precision == "tf32" else 2) == whole
+    positions = torch.arange(TRAIN_IMAGES)
+    (expected, *_), (found, *_) = (
+        stored_split(trial, "train", one, CPU).batch(positions, None, training=False) for one in (settings, other)
+    )
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.03 * largest)
+    assert torch.equal(found, expected) == (precision == "tf32" and device == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"precision": "float16"}, r"infinite or no numbers as they are computed; set features\.precision=bfloat16"),
+        ({"dtype": "float16"}, r"they reach .*, more than float16 holds; set features\.dtype=float32"),
+    ],
+)
+def test_too_large_for_16_bits_is_refused_and_not_stored(settings, more, sentence):
+    """Also where it is the arithmetic that overflows; bfloat16 reaches as far as float32."""
+    trial = trial_of("resnet18", "layer4")
+    network = task_of(trial).backbone.network
+    with torch.no_grad():
+        network.layer3[1].bn2.weight.mul_(0).add_(1e6)
+    try:
+        small = settings.model_copy(update=more)
+        with pytest.raises(FeatureOverflowError, match=sentence):
+            make([trial], small)
+        assert list(folder_of(small).glob("*.npy")) == []
+        assert stored_split(trial, "train", small, CPU) is None
+        make([trial], settings.model_copy(update={"precision": "bfloat16"}))
+    finally:
+        release()
+
+
 def test_no_room(settings):
     small = settings.model_copy(update={"budget_gb": 1e-6})
     with pytest.raises(OSError, match="features need"):
@@ -144,7 +188,7 @@ def test_stored_needs_every_view_and_tensor(settings):
     trial = trial_of("resnet18", 3, augment=["hflip"])
     make([trial], settings)
     assert stored_split(trial, "train", settings, CPU) is not None
-    spec = specs_of(trial, "train", view=1, dtype="float32")[1]
+    spec = specs_of(trial, "train", 1, settings)[1]
     (folder_of(settings) / f"{spec.digest}.json").unlink()
     assert stored_split(trial, "train", settings, CPU) is None
     assert stored_split(trial, "val", settings, CPU) is not None

@@ -122,6 +122,23 @@ def test_flips_and_16_bits_count(machine):
     assert flipped.images_computed == COMPUTED + 328
     assert flipped.mebibytes == pytest.approx(plain.mebibytes * (COMPUTED + 328) / COMPUTED)
     assert half.mebibytes == pytest.approx(plain.mebibytes / 2)
+    assert (plain.precision, plain.stored_as, half.precision, half.stored_as) == (*["float32"] * 3, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("features", "stored_as"),
+    [
+        ({"precision": "bfloat16"}, "bfloat16"),
+        ({"precision": "float16"}, "float16"),
+        ({"precision": "tf32"}, "float32"),
+        ({"precision": "bfloat16", "dtype": "float32"}, "float32"),
+    ],
+)
+def test_features_are_stored_as_they_are_computed(machine, features, stored_as):
+    machine(0.001)
+    (plain,), (found,) = decisions([1]), decisions([1], features=features)
+    assert (found.precision, found.stored_as) == (features["precision"], stored_as)
+    assert found.mebibytes == pytest.approx(plain.mebibytes / (1 if stored_as == "float32" else 2))
 
 
 @pytest.mark.parametrize(("epochs", "sign"), [(10, 1), (4, 0), (2, -1)])

@@ -11,6 +11,7 @@ from tests.features.small_features import SPEC, named
 OTHERS = {
     "data": "d1", "split": "val", "count": 7, "image_size": 64, "statistics": Statistics(mean=(0, 0, 0), std=(1, 1, 2)),
     "view": "mirrored", "network": "n1", "node": "layer3", "shape": (4, 2, 3), "dtype": "float16",
+    "precision": "bfloat16",
 }  # fmt: skip
 
 

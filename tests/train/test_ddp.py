@@ -60,7 +60,7 @@ TRIALS = {
 SMALL = {
     "batch norm trains": {"clip_norm": 1.0, "label_smoothing": 0.1},
     "batch norm of frozen layers": {},
-    "bfloat16": {"autocast": "bfloat16"},
+    "bfloat16": {"precision": "bfloat16"},
     "unequal classes": {"class_weights": "effective", "sampler": "balanced", "accumulate_steps": 2, "ema": 0.5},
 }
 COUNTS = (11, 5)

@@ -262,7 +262,7 @@ def test_matrix_products_are_the_suffixs_alone():
 
 
 def test_matrix_products_are_of_float32_alone():
-    assert placed(assemble(trial_of("resnet18", "layer4", autocast="bfloat16"), WORLD).suffix) == set()
+    assert placed(assemble(trial_of("resnet18", "layer4", precision="bfloat16"), WORLD).suffix) == set()
 
 
 # ---- dropout ----

@@ -21,8 +21,8 @@ SETTINGS = [
     {"clip_norm": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"},
     {"ema": 0.9, "accumulate_steps": 2, "warmup_epochs": 1, "layer_decay": 0.9},
     {"mixup": 0.5, "cutmix": 0.5, "optimizer": "sgd"},
-    {"autocast": "bfloat16", "optimizer": "adamw"},
-    {"autocast": "float16", "clip_norm": 1.0},
+    {"precision": "bfloat16", "optimizer": "adamw"},
+    {"precision": "float16", "clip_norm": 1.0},
 ]
 
 

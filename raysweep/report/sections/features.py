@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...recipe import SIXTEEN_BITS
 from ...sweep.ledger import Row, Run
 from .. import wording
 from ..facts import Facts, Section
@@ -37,9 +38,7 @@ def _text(run: Run, note: dict[str, Any]) -> str:
     made = [one for one in note["made"] if one["images"]]
     spent = sum(one["seconds"] * one["lanes"] for one in made)
     text = "Frozen layers give the same output in every epoch and every trial, so it is computed once and stored. "
-    dtype = ((run.about.get("recipe") or {}).get("features") or {}).get("dtype") or "float32"
-    if dtype != "float32":
-        text += f"It is stored as {dtype}, which rounds it. "
+    text += _rounding(run.about.get("recipe") or {})
     text += _views(run.about.get("recipe") or {})
     text += f"Predicted saving: {wording.duration(max(0.0, predicted))} of one process, if no trial is stopped early. "
     saved = _saved(run, stored)
@@ -50,6 +49,16 @@ def _text(run: Run, note: dict[str, Any]) -> str:
         text += "Measured: everything was there from an earlier run, so no pass was made. "
     text += f"The epochs that were run read features that would have taken {wording.duration(saved)} to compute."
     return text + "".join(f" Warning: {one['problem']}." for one in note["made"] if one["problem"])
+
+
+def _rounding(recipe: Row) -> str:
+    """In what the recipe computes and stores features, where that is not float32."""
+    features = recipe.get("features")
+    features = features if isinstance(features, dict) else {}
+    precision = str(features.get("precision") or "float32")
+    dtype = str(features.get("dtype") or (precision if precision in SIXTEEN_BITS else "float32"))
+    found = "" if precision == "float32" else f"It is computed in {precision}, which rounds it. "
+    return found if dtype == "float32" else f"{found}It is stored as {dtype}, which rounds it. "
 
 
 def _views(recipe: Row) -> str:

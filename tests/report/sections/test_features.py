@@ -99,10 +99,22 @@ def test_a_failed_pass_is_not_an_earlier_run(digits_run):
     assert "from an earlier run" not in features(note(digits_run, [failed])).text
 
 
-def test_rounding_is_told(make_run):
-    about = {"recipe": {"name": "r", "data": {"dataset": "digits"}, "features": {"dtype": "bfloat16"}}}
+@pytest.mark.parametrize(
+    ("settings", "sentences"),
+    [
+        ({"dtype": "bfloat16"}, "It is stored as bfloat16, which rounds it. "),
+        (
+            {"precision": "float16", "dtype": None},
+            "It is computed in float16, which rounds it. It is stored as float16, which rounds it. ",
+        ),
+        ({"precision": "tf32", "dtype": None}, "It is computed in tf32, which rounds it. "),
+        ({"precision": "float32", "dtype": "float32"}, ""),
+    ],
+)
+def test_rounding_is_told(make_run, settings, sentences):
+    about = {"recipe": {"name": "r", "data": {"dataset": "digits"}, "features": settings}}
     text = features(note(make_run(digits_outcomes(), **about))).text
-    assert "It is stored as bfloat16, which rounds it." in text
+    assert f"computed once and stored. {sentences}Predicted" in text
 
 
 def test_without_a_note_or_a_prefix_there_is_no_section(digits_run):
