@@ -115,14 +115,18 @@ def _list() -> int:
 
 
 def _show_plan(words: Sequence[str], smoke: bool, as_json: bool) -> int:
+    import torch
+
     from .data import dataset
+    from .engine.resources import this_machine
     from .features.decide import decide
     from .sweep.plan import plan
 
     recipe = _recipe(words, smoke)
     planned = plan(recipe)
     notes = dataset.shape(recipe.data).notes
-    decisions = decide([one.trial for one in planned], recipe.features)
+    device = torch.device("cuda" if this_machine().gpus_per_worker(recipe) else "cpu")
+    decisions = decide([one.trial for one in planned], recipe.features, device)
     configurations = [one.configuration for one in planned]
     if as_json:
         dumped = [configuration.model_dump(mode="json") for configuration in configurations]

@@ -14,13 +14,14 @@ from typing import Any
 
 import ray
 import ray.exceptions
+import torch
 from pydantic import ValidationError
 from ray import ObjectRefGenerator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..features import batch_norm
 from ..features.compute import Progress, are_stored
-from ..features.decide import Decision, group_key
+from ..features.decide import Decision, decide, group_key
 from ..features.stored import FeatureOverflowError
 from ..recipe import Features, Recipe, Trial
 from ..sweep.progress import Display
@@ -69,6 +70,30 @@ def decisions_of(record: Mapping[str, Any]) -> list[Decision] | None:
         return list(FeaturesRecord.model_validate(record).decisions)
     except ValidationError:
         return None
+
+
+def decided(trials: Sequence[Trial], recipe: Recipe, machine: Machine) -> list[Decision]:
+    """What to store, from rates of the device that will train: of this process's threads, or of a GPU of a worker's."""
+    cpus, gpus = recipe.resources.cpus_per_worker, machine.gpus_per_worker(recipe)
+    torch.set_num_threads(cpus)
+    if not gpus or recipe.features.cache == "never":
+        return decide(trials, recipe.features)
+    lane = _decide.options(num_cpus=cpus, num_gpus=min(1.0, gpus))  # type: ignore[attr-defined]
+    texts = [trial.model_dump_json() for trial in trials]
+    found: list[str] = ray.get(lane.remote(texts, recipe.features.model_dump_json(), cpus))
+    return [Decision.model_validate_json(text) for text in found]
+
+
+@ray.remote(max_calls=1)
+def _decide(trials: list[str], settings: str, cpus: int) -> list[str]:
+    """`decide` with the GPU of this task; trials, settings and decisions are JSON."""
+    torch.set_num_threads(cpus)
+    found = decide(
+        [Trial.model_validate_json(text) for text in trials],
+        Features.model_validate_json(settings),
+        torch.device("cuda"),
+    )
+    return [one.model_dump_json() for one in found]
 
 
 def make(
@@ -213,8 +238,6 @@ def _compute(
     first: str, phases: list[str], settings: str, lanes: int, cpus: int, gpus: float, snapshots: list[str]
 ) -> Iterator[Progress]:
     """What phases that share their task share, made on one node, which has `phases` to store of; see `_pass`."""
-    import torch
-
     from ..features.batch_norm import recalibrated
     from ..features.compute import make_features
     from ..nets import task

@@ -16,12 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data import audit
 from ..data.dataset import Dataset, split_key
 from ..data.findings import Findings, refuse_overlap
-from ..features.decide import Decision, decide, unwritable
+from ..features.decide import Decision, unwritable
 from ..files import write_text
 from ..nets import task
 from ..recipe import Recipe, dump
@@ -242,9 +240,8 @@ def _make_features(
     snapshots: Sequence[str],
 ) -> features.FeaturesRecord:
     """Decide what to store if it is not decided, make it and write that down."""
-    torch.set_num_threads(recipe.resources.cpus_per_worker)  # rates are those of a lane
     trials = [one.trial for one in planned]
-    decisions = decide(trials, recipe.features) if decided is None else decided
+    decisions = features.decided(trials, recipe, machine) if decided is None else decided
     if decided is None and recipe.features.cache != "never" and (problem := unwritable(recipe.features)):
         display.say(f"warning: {problem}; trials compute the frozen prefix themselves")
     record = features.make(trials, decisions, recipe, machine, display, snapshots)

@@ -26,12 +26,14 @@ import torch
 from ..data import dataset as datasets
 from ..data.augment import Augmentation
 from ..data.cache import keep, recall
+from ..data.prefetch import CPU, moved
 from ..nets.backbones import outline
 from ..nets.cut import Cut, cut
 from ..nets.layers import select
+from ..nets.precision import autocast, gpu_settings
 from ..nets.task import weights_seed
 from ..nets.tracing import seconds_per_node
-from ..recipe import Depth, Features, Frozen, Model, Trial, depth_label
+from ..recipe import Depth, Features, Frozen, Model, Precision, Trial, depth_label
 from .compute import is_cacheable, store_of, views_of
 from .spec import STORED_AS
 
@@ -43,6 +45,8 @@ MARGIN_S = 1.0
 """A smaller predicted loss is noise: stored, so that a small sweep goes the same way, bit for bit, each time."""
 TIMED_PIXELS = 2**17
 """Of the batch on which a network is timed."""
+GPU_FACTOR = 8
+"""How many times larger that batch is on a GPU, which a small one would leave idle."""
 TIMED_VIEWS = 16
 """Random views that are timed; which operation is drawn differs from one to the next."""
 DEFAULT_IMAGE_SIZE = 224
@@ -87,8 +91,14 @@ class Decision(Frozen):
     stored_as: str = "float32"
 
 
-def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
-    """A decision for every cut of the sweep, in the order of its trials."""
+def decide(trials: Sequence[Trial], settings: Features, device: torch.device = CPU) -> list[Decision]:
+    """A decision for every cut of the sweep, in the order of its trials.
+
+    Args:
+        trials: of the sweep.
+        settings: where and how features are stored.
+        device: that trials will run on; it is this process's, and its rates are measured.
+    """
     by_cut: dict[Hashable, list[tuple[str, Trial]]] = {}
     epochs: dict[Hashable, dict[tuple[str, ...], int]] = {}
     for trial in trials:
@@ -96,10 +106,10 @@ def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
             key = cut_key(phase)
             by_cut.setdefault(key, []).append((trial.name, phase))
             epochs.setdefault(key, {})[_training_of(trial, phase)] = phase.train.epochs
-    found = [_weigh(pairs, sum(epochs[key].values()), settings) for key, pairs in by_cut.items()]
+    found = [_weigh(pairs, sum(epochs[key].values()), settings, device) for key, pairs in by_cut.items()]
     if settings.cache == "never":
         return [_changed(one, False, "features.cache=never") for one in found]
-    if problem := unwritable(settings):
+    if problem := unwritable(settings, device):
         return [_changed(one, False, problem) if one.store else one for one in found]
     room = store_of(settings).room_bytes()
     for place, decision in sorted(enumerate(found), key=lambda pair: -pair[1].predicted_saving_s):
@@ -112,10 +122,10 @@ def decide(trials: Sequence[Trial], settings: Features) -> list[Decision]:
     return found
 
 
-def unwritable(settings: Features) -> str:
+def unwritable(settings: Features, device: torch.device = CPU) -> str:
     """Why features cannot be stored at all; empty where they can."""
     try:
-        measured_rates(settings)
+        measured_rates(settings, device)
     except OSError as error:
         return f"the features' folder cannot be written to ({error.strerror or error})"
     return ""
@@ -153,19 +163,21 @@ def _changed(one: Decision, store: bool, reason: str) -> Decision:
     return one.model_copy(update={"store": store, "reason": reason})
 
 
-def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) -> Decision:
+def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features, device: torch.device) -> Decision:
     """What storing one cut costs and saves, room left out of account.
 
     `pairs` are trials' names and phases that train at the cut, `epochs` all that they train for.
     """
     phases = [phase for _, phase in pairs]
     first, cut, shape = phases[0], _cut_of(phases[0]), datasets.shape(phases[0].data)
-    per_image = _prefix_seconds(first, cut)
+    per_image = _prefix_seconds(first, cut, settings.precision, device)
     counts = {"train": shape.train, "val": shape.val}
     computed = sum(counts[split] for split, _ in views_of(first))
     an_epoch = shape.train + min(shape.val, shape.train) + shape.val
     size = cut.numbers_per_image * np.dtype(STORED_AS[settings.stored_as]).itemsize
-    saving = _saving_s(per_image, size, computed, epochs * an_epoch, settings) if is_cacheable(first, cut) else 0.0
+    saving = 0.0
+    if is_cacheable(first, cut):
+        saving = _saving_s(per_image, size, computed, epochs * an_epoch, settings, device)
     if is_cacheable(first, cut) and Augmentation.of(first.data).is_random:  # made once, or in every epoch
         saving += shape.train * (epochs - (first.data.views or 0)) * _view_seconds(first)
     store, reason = _verdict(first, cut, saving, settings)
@@ -187,7 +199,7 @@ def _weigh(pairs: Sequence[tuple[str, Trial]], epochs: int, settings: Features) 
     )
 
 
-def _saving_s(per_image: float, size: int, computed: int, read: int, settings: Features) -> float:
+def _saving_s(per_image: float, size: int, computed: int, read: int, settings: Features, device: torch.device) -> float:
     """Seconds that storing saves.
 
     Args:
@@ -196,10 +208,11 @@ def _saving_s(per_image: float, size: int, computed: int, read: int, settings: F
         computed: images that pass once.
         read: images that are read instead of computed.
         settings: where features are stored.
+        device: where they are read to.
     """
-    if unwritable(settings):
+    if unwritable(settings, device):
         return 0.0
-    rates = measured_rates(settings)
+    rates = measured_rates(settings, device)
     fits = computed * size < psutil.virtual_memory().available / 2
     read_s = size / (rates.memory_bytes if fits else rates.disk_bytes)
     return read * (per_image - read_s) - computed * (per_image + size / rates.disk_bytes)
@@ -243,11 +256,12 @@ def _cut(name: str, model: Model, classes: int, at: Depth, image_size: int) -> C
     return cut(backbone.network, select(backbone.network, at, backbone.head), image_size)
 
 
-def _prefix_seconds(first: Trial, cut: Cut) -> float:
+def _prefix_seconds(first: Trial, cut: Cut, precision: Precision, device: torch.device) -> float:
     """Seconds that one image takes through a cut's prefix."""
     if cut.prefix is None:
         return 0.0
-    nodes = _node_seconds(first.backbone, first.model, datasets.shape(first.data).classes, _image_size(first))
+    classes = datasets.shape(first.data).classes
+    nodes = _node_seconds(first.backbone, first.model, classes, _image_size(first), precision, device)
     return sum(nodes.get(node.name, 0.0) for node in cut.prefix.graph.nodes)  # type: ignore[union-attr]
 
 
@@ -267,30 +281,36 @@ def _timed_views(augmentation: Augmentation, image_size: int) -> float:
 
 
 @lru_cache(maxsize=8)
-def _node_seconds(name: str, model: Model, classes: int, image_size: int) -> dict[str, float]:
-    batch = max(2, min(16, TIMED_PIXELS // image_size**2))
-    key = [*_this_machine(), torch.__version__, name, model.model_dump(mode="json"), classes, image_size, batch]
+def _node_seconds(
+    name: str, model: Model, classes: int, image_size: int, precision: Precision, device: torch.device
+) -> dict[str, float]:
+    many = GPU_FACTOR if device.type == "cuda" else 1
+    batch = many * max(2, min(16, TIMED_PIXELS // image_size**2))
+    network = [name, model.model_dump(mode="json"), classes, image_size, batch, precision]
+    key = [*_this_machine(device), torch.__version__, *network]
     kept = recall(KEPT, key)
     if not _are_numbers(kept):
-        kept = seconds_per_node(outline(name, model, classes, image_size).network, image_size, batch)
+        with gpu_settings(precision, device), autocast(precision, device):
+            kept = seconds_per_node(outline(name, model, classes, image_size).network, image_size, batch, device)
         keep(KEPT, key, kept)
     return dict(kept)
 
 
 @lru_cache(maxsize=2)
-def measured_rates(settings: Features) -> Rates:
-    """The rates of the folder of features, measured once a machine."""
-    key = [*_this_machine(), str(store_of(settings).folder.resolve())]
+def measured_rates(settings: Features, device: torch.device = CPU) -> Rates:
+    """The rates of the folder of features, measured once a machine and kind of device."""
+    key = [*_this_machine(device), str(store_of(settings).folder.resolve())]
     kept = recall(KEPT, key)
     if not _are_numbers(kept) or set(kept) != {"memory_bytes", "disk_bytes"}:
-        kept = asdict(_measured(store_of(settings).folder))
+        kept = asdict(_measured(store_of(settings).folder, device))
         keep(KEPT, key, kept)
     return Rates(**kept)
 
 
-def _this_machine() -> list[str | int]:
+def _this_machine(device: torch.device) -> list[str | int]:
     """What rates are kept by: a lane with other threads has others."""
-    return [platform.node(), os.cpu_count() or 0, torch.get_num_threads()]
+    gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+    return [platform.node(), os.cpu_count() or 0, torch.get_num_threads(), *gpu]
 
 
 def _are_numbers(kept: Any) -> bool:
@@ -298,8 +318,8 @@ def _are_numbers(kept: Any) -> bool:
     return isinstance(kept, dict) and bool(kept) and all(isinstance(x, float) and x >= 0 for x in kept.values())
 
 
-def _measured(folder: Path) -> Rates:
-    """Write a file where features would be, read it from disk, and gather rows of it from memory."""
+def _measured(folder: Path, device: torch.device) -> Rates:
+    """Write a file where features would be, read it from disk, and gather rows of it from memory, to the device."""
     path = folder / f"probe.part-{os.getpid()}"
     rows = np.random.default_rng(0).standard_normal((PROBE_BYTES // 4096, 1024), dtype=np.float32)
     try:
@@ -314,9 +334,12 @@ def _measured(folder: Path) -> Rates:
         disk = time.perf_counter() - started
         mapped = np.asarray(np.memmap(path, np.float32, "r", shape=rows.shape))
         order = np.random.default_rng(1).permutation(len(rows))
-        mapped[order]  # maps the pages: a trial does that once
-        started = time.perf_counter()
-        mapped[order]
+        started = 0.0
+        for _ in range(2):  # the first time maps the pages: a trial does that once
+            started = time.perf_counter()
+            moved(torch.from_numpy(mapped[order]), device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
         memory = time.perf_counter() - started
     finally:
         path.unlink(missing_ok=True)

@@ -45,22 +45,27 @@ def outputs(network: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
     return tidied(traced, graph)
 
 
-def seconds_per_node(network: nn.Module, image_size: int, batch: int) -> dict[str, float]:
-    """Seconds an image that each node of the traced graph takes on this machine, in eval mode, at a batch size.
+def seconds_per_node(
+    network: nn.Module, image_size: int, batch: int, device: torch.device | None = None
+) -> dict[str, float]:
+    """Seconds an image that each node of the traced graph takes on a device, in eval mode, at a batch size.
 
     Of the network's tensors only the shapes matter.
     """
     seconds: dict[str, float] = {}
+    where = device or torch.device("cpu")
 
     class Timer(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             started = time.perf_counter()
             value = super().run_node(n)
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
             seconds[n.name] = (time.perf_counter() - started) / batch
             return value
 
-    images = torch.randn(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    zeros = _copy_with(traced(network, image_size)[0], lambda x: torch.empty_like(x, device="cpu").zero_())
+    images = torch.randn(batch, 3, image_size, image_size, device=where).contiguous(memory_format=torch.channels_last)
+    zeros = _copy_with(traced(network, image_size)[0], lambda x: torch.empty_like(x, device=where).zero_())
     timer = Timer(channels_last(zeros.eval()))
     with torch.no_grad():
         for _ in range(2):  # the second time counts: the first warms up

@@ -177,6 +177,15 @@ class Phase(Frozen):
     layer_decay: Decay | None = None
 
 
+def _compile(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "reduce-overhead":
+        raise ValueError("must be true, false or reduce-overhead")
+    return value
+
+
+Compile = Annotated[bool | Literal["reduce-overhead"], BeforeValidator(_compile)]
+
+
 class Train(Frozen):
     """How one configuration is trained."""
 
@@ -226,8 +235,9 @@ class Train(Frozen):
     precision: Precision = "float32"
     """Arithmetic of the trainable suffix; that of the frozen prefix is `features.precision`. Weights stay float32; with
     float16 the loss is scaled so that gradients do not vanish."""
-    compile: bool = False
-    """Compile the trainable suffix (torch.compile); pays where a trial is long."""
+    compile: Compile = False
+    """Compile the trainable suffix (torch.compile); pays where a trial is long. reduce-overhead also records its steps
+    as CUDA graphs, which pays where a GPU has less to do than the CPU that feeds it."""
     patience: Count | None = None
     """Stop after so many epochs without a lower validation loss; never when null."""
     keep: Literal["last", "best_loss"] = "last"

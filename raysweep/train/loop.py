@@ -37,6 +37,9 @@ from .mixing import mixing_of
 from .optim import optimizer_of, scaled_rates, schedule_of, warmth
 from .randomness import Draws
 
+GRAPHS = "reduce-overhead"
+"""Of `train.compile`, and what PyTorch calls it: steps are recorded as CUDA graphs."""
+
 
 class DivergedError(ArithmeticError):
     """A loss is no number any more."""
@@ -83,8 +86,7 @@ class Training:
         self.optimizer = optimizer_of(self.settings, suffix, phase.lr, distances)
         self.schedule = schedule_of(self.settings, self.optimizer)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.settings.precision == "float16")
-        compiled: nn.Module = torch.compile(suffix) if self.settings.compile else suffix  # type: ignore[assignment]
-        self.model = parallel(compiled, self.world)
+        self.model = parallel(_compiled(suffix, self.settings), self.world)
         weights = class_weights(self.settings, training.labels, classes)
         self.class_weights = None if weights is None else weights.to(self.world.device)
         self.chances = chances(self.settings, training.labels)
@@ -256,6 +258,8 @@ class Training:
     def _loss(self, own: Batch, fetched: tuple[Any, ...] | None) -> Tensor:
         """Summed loss of some training images."""
         inputs, share = inputs_of(self.training.source, own, fetched)
+        if self.settings.compile == GRAPHS:
+            torch.compiler.cudagraph_mark_step_begin()  # nothing of the last pass is needed any more
         with autocast(self.settings.precision, self.world.device):
             scores = self.model(*inputs)
             loss = self._cross_entropy(scores, own.labels)
@@ -385,6 +389,13 @@ class Patience:
     def is_out(self) -> bool:
         """Whether it has waited long enough."""
         return self.epochs is not None and self.waited >= self.epochs
+
+
+def _compiled(suffix: nn.Module, settings: Train) -> nn.Module:
+    """The suffix as it is trained."""
+    if not settings.compile:
+        return suffix
+    return torch.compile(suffix, mode=GRAPHS if settings.compile == GRAPHS else None)  # type: ignore[return-value]
 
 
 def _sample(settings: Train, training: Labelled, validation: Labelled | None) -> Tensor | None:

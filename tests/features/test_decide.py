@@ -22,14 +22,14 @@ def machine(monkeypatch):
     """Set this machine's rates: seconds an image by a prefix's number of layers, bytes a second, memory."""
 
     def set_rates(seconds, memory_bytes=1e9, disk_bytes=1e9, available=ALWAYS_FITS):
-        def prefix_seconds(trial, cut):
+        def prefix_seconds(trial, cut, precision, device):
             if cut.prefix is None:
                 return 0.0
             trained = {name.rpartition(".")[0] for name in cut.trained}
             return seconds[str(len(trained))] if isinstance(seconds, dict) else seconds
 
         monkeypatch.setattr(module, "_prefix_seconds", prefix_seconds)
-        monkeypatch.setattr(module, "measured_rates", lambda settings: Rates(memory_bytes, disk_bytes))
+        monkeypatch.setattr(module, "measured_rates", lambda settings, device: Rates(memory_bytes, disk_bytes))
         usage = type("Memory", (), {"available": available})
         monkeypatch.setattr(module.psutil, "virtual_memory", lambda: usage)
 
@@ -324,17 +324,37 @@ def test_measured_rates(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+def test_another_device_or_precision_has_rates_of_its_own(tmp_path, monkeypatch, forget):
+    """A GPU is measured with more images, and known by its name."""
+    asked = []
+    monkeypatch.setattr(module, "_measured", lambda folder, device: Rates(1.0, 1.0 + (device.type == "cuda")))
+    monkeypatch.setattr(
+        module, "seconds_per_node", lambda *told: asked.append(told[2:]) or {"conv1": float(len(asked))}
+    )
+    monkeypatch.setattr(module.torch.cuda, "get_device_name", lambda device: "a card")
+    model = Recipe().model.model_copy(update={"weights": "none"})
+    cpu, gpu = module.CPU, module.torch.device("cuda")
+    ways = [("float32", cpu), ("bfloat16", cpu), ("float32", gpu), ("tf32", gpu)]
+    for _ in range(2):
+        forget()
+        found = [module._node_seconds("small_cnn", model, 10, 32, *way)["conv1"] for way in ways]
+        assert found == [1.0, 2.0, 3.0, 4.0]
+    assert asked == [(16, cpu), (16, cpu), (128, gpu), (128, gpu)]
+    settings = Features(dir=str(tmp_path))
+    assert [module.measured_rates(settings, device).disk_bytes for device in (cpu, gpu)] == [1.0, 2.0]
+
+
 def test_rates_are_measured_once_a_machine(tmp_path, monkeypatch, forget):
-    monkeypatch.setattr(module, "_measured", lambda folder: Rates(2.0, 1.0))
+    monkeypatch.setattr(module, "_measured", lambda folder, device: Rates(2.0, 1.0))
     monkeypatch.setattr(module, "seconds_per_node", lambda *_: {"conv1": 0.5})
     settings = Features(dir=str(tmp_path))
     model = Recipe().model.model_copy(update={"weights": "none"})
     for again in range(2):
         forget()
         assert module.measured_rates(settings) == Rates(2.0, 1.0)
-        assert module._node_seconds("small_cnn", model, 10, 32) == {"conv1": 0.5}
+        assert module._node_seconds("small_cnn", model, 10, 32, "float32", module.CPU) == {"conv1": 0.5}
         if not again:
-            monkeypatch.setattr(module, "_measured", lambda folder: pytest.fail("measured again"))
+            monkeypatch.setattr(module, "_measured", lambda folder, device: pytest.fail("measured again"))
             monkeypatch.setattr(module, "seconds_per_node", lambda *_: pytest.fail("measured again"))
 
 
@@ -342,7 +362,7 @@ def test_rates_are_measured_once_a_machine(tmp_path, monkeypatch, forget):
 @pytest.mark.usefixtures("forget")
 def test_rates_that_are_none_are_measured(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "recall", lambda *_: kept)
-    monkeypatch.setattr(module, "_measured", lambda folder: Rates(2.0, 1.0))
+    monkeypatch.setattr(module, "_measured", lambda folder, device: Rates(2.0, 1.0))
     assert module.measured_rates(Features(dir=str(tmp_path))) == Rates(2.0, 1.0)
 
 

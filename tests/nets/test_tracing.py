@@ -12,6 +12,7 @@ from raysweep.nets.layers import set_modes
 from raysweep.nets.scratch import SmallCnn
 from raysweep.nets.tracing import PROBES, outputs, seconds_per_node, traced
 from raysweep.recipe import Model
+from tests.devices import DEVICES
 from tests.nets.small_networks import InPlace, Net, Untraceable, cut_at, images, lively
 from tests.nets.small_transformers import SWIN
 
@@ -152,6 +153,13 @@ def test_every_node_takes_its_time(monkeypatch):
     assert set(seconds) == {node.name for node in traced(network, 16)[0].graph.nodes}
     assert set(seconds.values()) == {0.5}
     assert {value.device.type for value in network.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_seconds_on_a_device(device):
+    network = backbones.outline("small_cnn", Model(weights="none"), 4).network
+    seconds = seconds_per_node(network, 16, 2, torch.device(device))
+    assert all(value > 0 for value in seconds.values())
 
 
 def test_seconds_of_a_network_with_a_tensor_of_five_axes():
