@@ -35,10 +35,16 @@ from .measures import Measures, StepMeasures
 from .metrics import Labelled, Predictions, predict
 from .mixing import mixing_of
 from .optim import optimizer_of, scaled_rates, schedule_of, warmth
+from .patience import Patience
 from .randomness import Draws
 
 GRAPHS = "reduce-overhead"
 """Of `train.compile`, and what PyTorch calls it: steps are recorded as CUDA graphs."""
+
+
+FIRST_SCALE = 2.0**12
+"""By which float16 gradients are scaled at first: with PyTorch's own 2 ** 16 the first steps often overflow, and are
+skipped; a short training has none to spare."""
 
 
 class DivergedError(ArithmeticError):
@@ -85,7 +91,8 @@ class Training:
         self.trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of(self.settings, suffix, phase.lr, distances)
         self.schedule = schedule_of(self.settings, self.optimizer)
-        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.settings.precision == "float16")
+        scaled = self.settings.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.world.device.type, init_scale=FIRST_SCALE, enabled=scaled)
         self.model = parallel(_compiled(suffix, self.settings), self.world)
         weights = class_weights(self.settings, training.labels, classes)
         self.class_weights = None if weights is None else weights.to(self.world.device)
@@ -372,23 +379,6 @@ class EpochSoFar:
     def elapsed(self) -> float:
         """Seconds so far."""
         return time.perf_counter() - self.started
-
-
-class Patience:
-    """Counts epochs without a lower validation loss."""
-
-    def __init__(self, epochs: int | None) -> None:
-        self.epochs, self.best, self.waited = epochs, math.inf, 0
-
-    def see(self, loss: float) -> None:
-        """Note the loss of an epoch."""
-        self.waited = 0 if loss < self.best else self.waited + 1
-        self.best = min(self.best, loss)
-
-    @property
-    def is_out(self) -> bool:
-        """Whether it has waited long enough."""
-        return self.epochs is not None and self.waited >= self.epochs
 
 
 def _compiled(suffix: nn.Module, settings: Train) -> nn.Module:

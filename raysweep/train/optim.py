@@ -42,10 +42,21 @@ def optimizer_of(
     if settings.optimizer in FUSED:
         if settings.optimizer == "sgd":
             common |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
-        return FUSED[settings.optimizer](groups, fused=True, **common)  # type: ignore[call-arg]
+        optimizer = FUSED[settings.optimizer](groups, fused=True, **common)  # type: ignore[call-arg]
+        if settings.optimizer == "sgd" and settings.momentum and settings.precision == "float16":
+            _begin_at_rest(optimizer)
+        return optimizer
     if settings.optimizer in PLAIN:
         return PLAIN[settings.optimizer](groups, **common)
     return create_optimizer_v2(groups, opt=settings.optimizer, **common)
+
+
+def _begin_at_rest(optimizer: Optimizer) -> None:
+    """Let momentum begin at zero: PyTorch's fused SGD leaves it undefined if the first step is skipped, as steps whose
+    scaled gradients overflow are."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def parameter_groups(

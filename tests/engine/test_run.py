@@ -216,6 +216,15 @@ def test_features_were_shared(first):
 
 
 @pytest.mark.ray
+def test_batch_norm_was_recalibrated_once(home, first, second):
+    """By the first sweep before its trials; these, the final fit and the second sweep read the one file."""
+    (path,) = (home / "cache" / "features").glob("*.safetensors")
+    began = [row["time"] for row in first.run.trials if row["state"] == "running"]
+    assert path.stat().st_mtime < min(began)
+    assert (first.status, len(second.run.epochs) > 0) == (0, True)
+
+
+@pytest.mark.ray
 def test_last_rows_hold_what_images_contribute(first):
     """There is no early stopping, so there are no other rungs. For accuracy it is whether they are right."""
     for row in first.run.epochs:

@@ -69,7 +69,6 @@ def _rank(rank: int, size: int, folder: Path, cases: dict[str, Case], device: st
     where = torch.device("cuda", rank) if device == "cuda" else torch.device(device)
     if device == "cuda":
         torch.cuda.set_device(where)
-        torch.backends.cudnn.allow_tf32 = False
     for name, case in cases.items():
         meet = dist.FileStore(str(folder / f"{name}, {size} meet"), size)
         backend = "nccl" if device == "cuda" else "gloo"

@@ -48,6 +48,18 @@ def test_measures_do_not_depend_on_what_happens_between_epochs(dropout):
     assert first != run(1, seed=1)
 
 
+@pytest.mark.parametrize(("asked", "mode"), [(True, None), ("reduce-overhead", "reduce-overhead")])
+def test_a_suffix_is_compiled_as_asked(monkeypatch, asked, mode):
+    """With CUDA graphs each pass says that it is a new step. The network that is measured is the plain one."""
+    modes, passes = [], []
+    monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: passes.append(1))
+    expected = without_time(epochs_of(linear(0.01), phase_of()))
+    assert without_time(epochs_of(linear(0.01), phase_of(compile=asked))) == expected
+    assert modes == [mode]
+    assert len(passes) == (6 if mode else 0)
+
+
 def test_without_validation():
     """As in the final fit."""
     found = list(training_of(linear(), phase_of(patience=1), labelled(6), None).epochs())

@@ -15,6 +15,7 @@ from raysweep.train.batches import batches, epoch_of
 from raysweep.train.ddp import World
 from raysweep.train.network import assemble
 from raysweep.train.optim import optimizer_of, parameter_groups
+from tests.devices import DEVICES
 from tests.features.small_trials import trial_of
 from tests.train.small_images import epochs_of, labelled, linear, phase_of, training_of
 
@@ -173,3 +174,24 @@ def test_warm_up_rises_with_every_step(epochs, expected):
 
 def both_epochs():
     return [batch for epoch in (1, 2) for batch in batches(epoch_of(12, 0, epoch, Augmentation()), 4)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_a_skipped_first_step_leaves_nothing_behind(optimizer, device):
+    """With float16 steps are skipped until gradients do not overflow; the next one is then the first."""
+    found = []
+    for first in (math.inf, None):
+        network = nn.Linear(64, 64, device=device)
+        nn.init.constant_(network.weight, 1.0)
+        steps = optimizer_of(Train(optimizer=optimizer, precision="float16"), network, lr=0.1)
+        scaler = torch.amp.GradScaler(device, init_scale=1024.0)
+        for value in (0.5,) if first is None else (first, 0.5):
+            scale = float(scaler.scale(torch.ones((), device=device)))
+            for parameter in network.parameters():
+                parameter.grad = torch.full_like(parameter, value * scale)
+            scaler.step(steps)
+            scaler.update()
+        found.append(network.weight.detach().cpu())
+    assert torch.equal(*found)
+    assert (found[0] < 1).all()
