@@ -42,6 +42,15 @@ def test_plan_tells_what_is_ignored(tmp_path):
     assert json.loads(call(*words, "--json").output)["notes"] == ["ignored 1 file: .heic 1"]
 
 
+def test_plan_tells_the_precision():
+    result = call(*SMALL, "--plan", "features.precision=bfloat16", "data.dataset=fake:10", "data.image_size=32")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert " MiB, computed in bfloat16 and stored as bfloat16; predicted saving" in result.output
+    result = call(*SMALL, "--plan", "--json", "features.precision=tf32", "data.dataset=fake:10", "data.image_size=32")
+    kinds = {(one["precision"], one["stored_as"]) for one in json.loads(result.output)["features"]}
+    assert kinds == {("tf32", "float32")}
+
+
 def test_plan_tells_phases():
     result = call(*SMALL, "--plan", "train.phases=[{depth: 1, epochs: 2}, {}]")
     assert (result.exit_code, result.stderr) == (0, "")
