@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..recipe import Recipe, RecipeError
 from .environment import local_address, train_settings
+from .errors import last_line
 from .interrupts import Interrupts
 from .resources import Machine, this_machine, usable_cpus
 
@@ -31,6 +32,7 @@ CONNECT_S = 5.0
 """How long an address may take to answer."""
 ANSWER_S = 60.0
 """How long a node may take to run a task."""
+NOT_STARTED = "Ray did not start on this machine, which may have too much to do or too little memory; try again"
 LOOK_S = 1.0
 """Between looks at whether the head is there."""
 LEAVE_S = 3.0
@@ -100,20 +102,32 @@ class Session:
             options |= {"num_cpus": usable_cpus(), "include_dashboard": nested}
         if environment := self._runtime_env(nested):
             options["runtime_env"] = environment
-        try:
-            ray.init(self.address or "local", **options)
-        except ConnectionError:
-            if self.address is None:
-                raise
-            raise RecipeError(
-                f"--address={self.address}: no Ray cluster lets this process in; start one with ray up or "
-                "ray start --head, and where it asks for a token, set RAY_AUTH_MODE=token"
-            ) from None
+        self._init(options)
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's error is in its row
         self.interrupts.install()
         address = ray.get_runtime_context().gcs_address
         threading.Thread(target=self._watch, args=[address], daemon=True).start()
+
+    def _init(self, options: dict[str, Any]) -> None:
+        """Start Ray, or join the cluster.
+
+        Raises:
+            RecipeError: that did not work.
+        """
+        try:
+            ray.init(self.address or "local", **options)
+        except ConnectionError:
+            if self.address is not None:
+                raise RecipeError(
+                    f"--address={self.address}: no Ray cluster lets this process in; start one with ray up or "
+                    "ray start --head, and where it asks for a token, set RAY_AUTH_MODE=token"
+                ) from None
+            raise RecipeError(NOT_STARTED) from None
+        except Exception as error:  # Ray raises nothing more special when a part of it is not there in time
+            if self.address is not None:
+                raise
+            raise RecipeError(f"{NOT_STARTED} ({last_line(error)})") from None
 
     def _runtime_env(self, nested: bool) -> dict[str, Any]:
         """What the processes of trials find: on a cluster this package's code and Ray Train's settings, and their

@@ -41,6 +41,8 @@ def test_another_error_is_raised():
 
 
 def test_a_full_disk_is_a_sentence():
-    assert list(features._as_they_come({Task(OSError(28, "No space left on device")): "there"})) == [
-        ("there", "No space left on device")
-    ]
+    full = OSError(28, "No space left on device")
+    assert list(features._as_they_come({Task(full): "there"})) == [("there", full)]
+    assert features._problem("resnet18", full) == {
+        "problem": "features of resnet18 are not stored: No space left on device", "overflow": False,
+    }  # fmt: skip

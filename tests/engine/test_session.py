@@ -290,6 +290,21 @@ def test_auto_without_a_cluster(fake_ray, tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no head"), Exception("The current node timed out\nduring startup.")]
+)
+def test_a_ray_that_does_not_start_is_a_sentence(error, fake_ray, tmp_path, monkeypatch):
+    def init(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(RecipeError, match=r"^Ray did not start on this machine, which may have too much to do"),
+        Session(ALONE, None, None, tmp_path / "logs"),
+    ):
+        pass
+
+
 # ---- a Ray of the sweep's own ----
 
 OWN = """
