@@ -78,12 +78,12 @@ def test_ray_is_up_within_the_block_alone(fake_ray, files, tmp_path):
         (KeyboardInterrupt("now"), (KeyboardInterrupt, "now")),
         (
             ConnectionError("no head"),
-            (RecipeError, r"^Ray did not start on this machine, which may have .* try again$"),
+            (RecipeError, r"^Ray did not start on this machine, which may .* try again$"),
         ),
         (Exception("The node timed out\nduring startup."), (RecipeError, r"try again \(during startup.\)")),
     ],
 )
-def test_a_ray_that_does_not_start_leaves_nothing_and_is_a_sentence(
+def test_a_ray_that_does_not_start_is_a_sentence(
     fake_ray, files, tmp_path, monkeypatch, error, told
 ):
     """Half started, Ray would leave processes; what it says is not taken for a mistake in an address."""
