@@ -149,23 +149,10 @@ def _pass(
     """One pass over the images of phases that share their task, on all nodes at once."""
     if not group.stored and group.first.model.batch_norm != "recalibrated":
         return []
-    started = time.perf_counter()
-    texts = [phase.model_dump_json() for phase in group.stored.values()]
-    first, settings, backbone = group.first.model_dump_json(), recipe.features.model_dump_json(), group.first.backbone
-    lanes, here = _lanes_by_node(recipe, machine), ray.get_runtime_context().get_node_id()
-    cpus, gpus = recipe.resources.cpus_per_worker, machine.gpus_per_worker(recipe)
-    running = {
-        _compute.options(  # type: ignore[attr-defined]
-            num_cpus=count * cpus,
-            num_gpus=math.ceil(count * gpus),
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(first, texts, settings, count, cpus, gpus, list(snapshots)): node
-        for node, count in lanes.items()
-        if not (node == here and group.is_there(recipe.features))
-    }
+    started, lanes = time.perf_counter(), _lanes_by_node(recipe, machine)
     progress = dict.fromkeys(lanes, Progress(0, 0, 0))
     problems: dict[str, Exception] = {}
-    for node, found in _as_they_come(running):
+    for node, found in _as_they_come(_tasks(group, recipe, machine, lanes, snapshots)):
         if isinstance(found, Progress):
             progress[node] = found
             display.features(sum(one.images for one in progress.values()), sum(one.total for one in progress.values()))
@@ -174,17 +161,35 @@ def _pass(
     seconds = time.perf_counter() - started
     return [
         MadeFeatures(
-            backbone=backbone,
-            cuts=len(texts),
+            backbone=group.first.backbone,
+            cuts=len(group.stored),
             images=progress[node].images,
             mebibytes=progress[node].nbytes / 2**20,
             seconds=seconds,
             lanes=count,
-            **_problem(backbone, problems.get(node)),
+            **_problem(group.first.backbone, problems.get(node)),
         )
         for node, count in lanes.items()
-        if texts
+        if group.stored
     ]
+
+
+def _tasks(
+    group: _Group, recipe: Recipe, machine: Machine, lanes: Mapping[str, int], snapshots: Sequence[str]
+) -> dict[ObjectRefGenerator, str]:
+    """A task on every node that lacks something, with the node's id."""
+    here, texts = ray.get_runtime_context().get_node_id(), [phase.model_dump_json() for phase in group.stored.values()]
+    first, settings = group.first.model_dump_json(), recipe.features.model_dump_json()
+    cpus, gpus = recipe.resources.cpus_per_worker, machine.gpus_per_worker(recipe)
+    return {
+        _compute.options(  # type: ignore[attr-defined]
+            num_cpus=count * cpus,
+            num_gpus=math.ceil(count * gpus),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        ).remote(first, texts, settings, count, cpus, gpus, list(snapshots)): node
+        for node, count in lanes.items()
+        if not (node == here and group.is_there(recipe.features))
+    }
 
 
 def _lanes_by_node(recipe: Recipe, machine: Machine) -> dict[str, int]:

@@ -83,9 +83,7 @@ def test_ray_is_up_within_the_block_alone(fake_ray, files, tmp_path):
         (Exception("The node timed out\nduring startup."), (RecipeError, r"try again \(during startup.\)")),
     ],
 )
-def test_a_ray_that_does_not_start_is_a_sentence(
-    fake_ray, files, tmp_path, monkeypatch, error, told
-):
+def test_a_ray_that_does_not_start_is_a_sentence(fake_ray, files, tmp_path, monkeypatch, error, told):
     """Half started, Ray would leave processes; what it says is not taken for a mistake in an address."""
 
     def init(*_, **__):
