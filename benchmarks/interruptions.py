@@ -189,9 +189,8 @@ def _accident(case: Case, sweep: Sweep, moment: random.Random, rows: int) -> Fou
         return Found(f"killed one of {len(lanes)} after {before} rows", problems)
     files = _files_of(sweep)
     sweep.process.send_signal(case.signal)
-    began = time.monotonic()
     status = sweep.end()
-    problems += _left(files, began)
+    problems += _left(files)
     if case.signal != signal.SIGKILL:
         problems += [] if status == 130 else [f"exit status {status}"]
         problems += [] if (sweep.folder / "report" / "index.html").is_file() else ["no report"]
@@ -212,14 +211,17 @@ def _files_of(sweep: Sweep) -> str:
     return ""
 
 
-def _left(files: str, began: float) -> list[str]:
+def _left(files: str) -> list[str]:
     """What is left of a sweep, ten seconds after its end."""
-    while time.monotonic() - began < NOTHING_LEFT_S + 1:
+    ended = time.monotonic()
+    while True:
         processes = [one for one in psutil.process_iter() if files and _variable(one) == files]
-        if not processes and not Path(files).exists():
+        folder = bool(files) and Path(files).exists()
+        if not processes and not folder:
             return []
+        if time.monotonic() - ended > NOTHING_LEFT_S:
+            return [f"left {len(processes)} processes{' and a folder' if folder else ''}"]
         time.sleep(0.2)
-    return [f"left {len(processes)} processes{' and a folder' if Path(files).exists() else ''}"]
 
 
 def _variable(process: psutil.Process) -> str | None:
