@@ -10,6 +10,14 @@ import pytest
 from raysweep.engine.interrupts import SIGNALS, Interrupts
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """SIGHUP as a terminal leaves it, though the tests themselves run with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_an_interrupt(number):
     before = [signal.getsignal(one) for one in SIGNALS]
@@ -21,14 +29,11 @@ def test_the_first_signal_is_an_interrupt(number):
 
 
 def test_with_nohup_a_closed_terminal_ends_nothing():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Interrupts() as interrupts:
-            signal.raise_signal(signal.SIGHUP)
-            assert not interrupts.interrupted
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGHUP)
+        assert not interrupts.interrupted
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_an_alarm_that_another_has_set_is_cancelled():
