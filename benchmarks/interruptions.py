@@ -16,6 +16,7 @@ moment, lets the run go on with `--resume` where its process ended, and compares
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import random
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +139,8 @@ def run_case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterato
     recipe = top / "recipe.yaml"
     recipe.write_text(json.dumps(RECIPE | case.changes))
     begin = [str(recipe), "--run-dir"]
-    undisturbed = Sweep(top / "undisturbed", *begin, str(top / "undisturbed"))
-    assert undisturbed.end() == 0, (top / "undisturbed.log").read_text()
-    expected = rows_of(top / "undisturbed")
+    whole = undisturbed(recipe.read_text())
+    expected = rows_of(whole)
     for number in range(seed, seed + times):
         folder = top / f"run{number}"
         moment = random.Random(number)
@@ -149,9 +150,25 @@ def run_case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterato
             found = _accident(case, Sweep(folder, *begin, str(folder)), moment, len(expected))
         problems = [*found.problems, *differences(expected, rows_of(folder), case.tolerance)]
         if case.ends:
-            problems += ends_differ(top / "undisturbed", folder)
+            problems += ends_differ(whole, folder)
         print(f"{name} seed {number}: {found.what}: {'; '.join(problems) or 'equal'}", flush=True)
         yield not problems
+
+
+@cache
+def undisturbed(recipe: str) -> Path:
+    """The folder of a sweep to which nothing happens; run once a process.
+
+    Args:
+        recipe: as JSON.
+    """
+    top = Path(tempfile.mkdtemp(prefix="interruptions-undisturbed-"))
+    atexit.register(shutil.rmtree, top, ignore_errors=True)
+    file = top / "recipe.yaml"
+    file.write_text(recipe)
+    sweep = Sweep(top / "run", str(file), "--run-dir", str(top / "run"))
+    assert sweep.end() == 0, (top / "run.log").read_text()
+    return sweep.folder
 
 
 @dataclass
