@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from raysweep import report
 
@@ -71,7 +73,14 @@ def draw(trials: pd.DataFrame, file: Path) -> None:
         _points(right, trials, "seconds of a trial")
         left.set(ylabel="", xlabel="validation accuracy (%), mean and range of the seeds")
         right.set(xscale="log", xlabel="seconds of a trial, prefix included (log scale)")
-        right.get_legend().remove()
+        right.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
+        right.xaxis.set_major_formatter("{x:g}")
+        right.xaxis.set_minor_locator(NullLocator())
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, [f"depth {label}" for label in labels], loc="outside upper center", ncols=len(labels))
+        for axes in (left, right):
+            axes.get_legend().remove()
+            axes.hlines(np.arange(len(VARIANTS) - 1) + 0.5, *axes.get_xlim(), color="0.9", linewidth=1)
         figure.savefig(file, dpi=140)
 
 
