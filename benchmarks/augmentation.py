@@ -57,11 +57,11 @@ def recipe(epochs: int, seeds: int) -> dict[str, Any]:
 
 def variant(trial: pd.Series) -> str:
     """Name of the variant that a trial belongs to."""
-    wanted = str(trial["augment"]), str(trial.get("views"))
     for name, block in VARIANTS.items():
-        if (str(block["augment"][0]), str(block.get("views"))) == wanted:
+        augment = "+".join(block["augment"][0]) or "none"
+        if (trial["augment"], str(trial["views"])) == (augment, str(block.get("views", "null"))):
             return name
-    raise LookupError(f"no variant is {wanted}")
+    raise LookupError(f"no variant is {trial['augment']}, {trial['views']}")
 
 
 def draw(trials: pd.DataFrame, file: Path) -> None:
