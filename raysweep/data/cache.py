@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from ..files import write_text
 
@@ -41,6 +45,36 @@ def keep(kind: str, key: Any, value: Any) -> None:
         write_text(_place(kind, key), json.dumps(value))
 
 
+def name_of(key: Any) -> str:
+    """32 hexadecimal digits, determined by plain values."""
+    return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def make_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that is not there yet; two processes never do so at once, and no reader sees half of it.
+
+    Args:
+        folder: which.
+        fill: is given a folder beside it, which is then renamed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            return
+        unfinished = folder.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        unfinished.mkdir()
+        try:
+            fill(unfinished)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def _place(kind: str, key: Any) -> Path:
-    name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return cache_folder() / kind / f"{name}.json"
+    return cache_folder() / kind / f"{name_of(key)}.json"

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from .cache import cache_folder
+from .cache import cache_folder, make_once, name_of
 from .decode import ValueRange
 from .decoding import Encoded, decode_all
 from .names import Names, read_names
@@ -69,13 +67,8 @@ def cached_pool(key: list[Any], open_encoded: Callable[[], Encoded]) -> Pool:
     Raises:
         RecipeError: see `decode_all`.
     """
-    name = hashlib.blake2b(json.dumps([FORMAT, key]).encode(), digest_size=16).hexdigest()
-    folder = cache_folder() / "images" / name
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _build(folder, open_encoded)
+    folder = cache_folder() / "images" / name_of([FORMAT, key])
+    make_once(folder, lambda unfinished: decode_all(unfinished, open_encoded()))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     labels, digests = (np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("labels", "digests"))
     images, names = map_pool(folder)
@@ -100,15 +93,3 @@ def map_pool(folder: Path) -> tuple[np.ndarray, Names]:
         OSError: the folder is not there.
     """
     return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), read_names(folder / "names.npy")
-
-
-def _build(folder: Path, open_encoded: Callable[[], Encoded]) -> None:
-    """Decode into a folder beside, then rename it."""
-    unfinished = folder.with_suffix(".part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir()
-    try:
-        decode_all(unfinished, open_encoded())
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -9,9 +9,7 @@ has no such snapshot the data set is read as if there were none.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,13 +19,13 @@ import numpy as np
 
 from ..files import write_text
 from ..recipe import Data, Statistics
-from .cache import cache_folder
+from .cache import cache_folder, make_once, name_of
 from .dataset import Dataset, Split
+from .findings import SPLITS, parts
 from .names import Names
 from .pool import map_pool
 
 FORMAT = 1
-PARTS = ("train", "val", "test")
 PLAIN = ("class_names", "fingerprint", "drawn", "superclasses", "value_range", "notes")
 """Fields of a data set that are plain values."""
 
@@ -45,11 +43,9 @@ def save(data: Data, dataset: Dataset) -> str | None:
     if dataset.folder is None:
         return None
     about = _about(data, dataset)
-    name = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
-    folder = _folder(name)
+    name = name_of(about)
     with suppress(OSError):
-        if not folder.is_dir():
-            _write(folder, about, dataset)
+        make_once(_folder(name), lambda unfinished: _write(unfinished, about, dataset))
         return name
     return None
 
@@ -81,24 +77,15 @@ def _about(data: Data, dataset: Dataset) -> dict[str, Any]:
 
 
 def _write(folder: Path, about: dict[str, Any], dataset: Dataset) -> None:
-    """Write into a folder beside, then rename it."""
-    unfinished = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        for part in PARTS:
-            split = getattr(dataset, part)
-            np.save(unfinished / f"{part}.npy", split.rows, allow_pickle=False)
-            np.save(unfinished / f"{part}-labels.npy", split.labels, allow_pickle=False)
-        write_text(unfinished / "about.json", json.dumps(about))
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for name, split in parts(dataset):
+        np.save(folder / f"{name}.npy", split.rows, allow_pickle=False)
+        np.save(folder / f"{name}-labels.npy", split.labels, allow_pickle=False)
+    write_text(folder / "about.json", json.dumps(about))
 
 
 def _read(folder: Path, about: dict[str, Any]) -> Dataset:
     images, names = map_pool(Path(about["pool"]))
-    splits: dict[str, Any] = {part: _split(folder, part, images, names) for part in PARTS}
+    splits: dict[str, Any] = {part: _split(folder, part, images, names) for part in SPLITS}
     plain: dict[str, Any] = {name: _tuple(about[name]) for name in PLAIN}
     statistics = about["statistics"] and Statistics(mean=about["statistics"][0], std=about["statistics"][1])
     return Dataset(**splits, **plain, known_statistics=statistics, folder=Path(about["pool"]))
