@@ -98,18 +98,19 @@ def run(
         RecipeError: a trial that can never be placed, data or weights that cannot be used, no cluster.
         RunFolderError: the folder is in use or holds another run.
     """
-    dataset, findings = _examine(recipe, planned, place.address)
+    dataset, findings, snapshots = _examine(recipe, planned, place.address)
     logs = place.folder / "ray" / "logs"
     with (
         Ledger(place.folder, resume=recorded is not None) as book,
         Session(recipe, place.address, place.files, logs, place.interrupts, place.leave) as session,
     ):
-        session.machine().check(recipe)
+        machine = session.machine()
+        machine.check(recipe)
         with Display([one.configuration for one in planned]) as display:
             stages = _Stages(recipe, planned, session, book, display, dataset, findings, place)
             try:
                 stages.describe(command, recorded)
-                return Outcome(problem=stages.run(recorded))
+                return Outcome(problem=stages.run(recorded, machine, snapshots))
             except KeyboardInterrupt:
                 if session.head_is_lost:
                     return Outcome(problem=HEAD_IS_LOST)
@@ -146,12 +147,11 @@ class _Stages:
         audit.write(folder, self.findings, dataset)
         write_labels(folder, dataset.val.labels, len(dataset.class_names), split_key(dataset.val))
 
-    def run(self, recorded: Run | None) -> str:
+    def run(self, recorded: Run | None, machine: Machine, snapshots: tuple[str, ...]) -> str:
         """All stages, or what is missing of them; returns why there is no final model, if there is none."""
         history = History() if recorded is None else history_of(recorded)
         self._announce(recorded, history)
         decided = None if recorded is None or recorded.features is None else decisions_of(recorded.features)
-        snapshots, machine = _snapshots(self.planned), self.session.machine()
         made = _make_features(self.recipe, self.planned, machine, self.book.folder, self.display, decided, snapshots)
         where, recipe = self.place.copy.storage.where, _in_float32(self.recipe) if made.overflow else self.recipe
         jobs = Jobs(recipe, machine, where, self.place.ray_folder, made.stored, rungs_of(recipe), snapshots)
@@ -189,8 +189,14 @@ class _Stages:
                 self.book.trial(name, "interrupted", epochs_completed=epoch)
 
 
-def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | None) -> tuple[Dataset, Findings]:
+def _examine(
+    recipe: Recipe, planned: Sequence[PlannedTrial], address: str | None
+) -> tuple[Dataset, Findings, tuple[str, ...]]:
     """Read the data and every pretrained network before anything starts, so that a mistake costs nothing.
+
+    Returns:
+        The data set, what the audit found in it, and the names under which the sweep's other processes find
+        what was read (see `TrialJob.snapshots`).
 
     Raises:
         RecipeError: a trial that can never be placed, an address where nothing is, data that cannot be read,
@@ -200,17 +206,14 @@ def _examine(recipe: Recipe, planned: Sequence[PlannedTrial], address: str | Non
         this_machine().check(recipe)
     else:
         check_address(address)
+    kept: dict[str, None] = {}
     for trial in {(one.trial.backbone, one.trial.model, one.trial.data): one.trial for one in planned}.values():
         dataset = task.task_of(trial).dataset
+        if (name := task.save_dataset(trial)) is not None:
+            kept[name] = None
     findings = audit.audit(dataset)
     refuse_overlap(dataset, findings)
-    return dataset, findings
-
-
-def _snapshots(planned: Sequence[PlannedTrial]) -> tuple[str, ...]:
-    """Keep the data sets for the sweep's other processes."""
-    trials = {one.trial.data: one.trial for one in planned}.values()
-    return tuple(dict.fromkeys(name for trial in trials if (name := task.save_dataset(trial)) is not None))
+    return dataset, findings, tuple(kept)
 
 
 def _about(recipe: Recipe, command: str, dataset: Dataset) -> dict[str, Any]:

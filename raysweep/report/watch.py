@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ..sweep.ledger import EPOCHS, FINAL, TRIALS, in_use, read
+from ..sweep.ledger import ENDED, EPOCHS, FINAL, TRIALS, in_use, read
 from . import wording
 from .facts import Facts
 from .page import gather, write
@@ -16,8 +16,6 @@ EVERY_S = 15
 """Seconds between two looks at the run folder, and of the page between two of itself."""
 SHARE = 4
 """How often as long as a report takes to build there is none built."""
-OVER = ("finished", "stopped", "dropped", "failed")
-"""States of trials that have ended."""
 
 
 def watch(
@@ -60,5 +58,5 @@ def _sizes(folders: Sequence[Path]) -> list[int]:
 
 def _progress(facts: Facts, page: Path) -> str:
     """How many trials have ended, and where the page is."""
-    ended, trials = facts.count(*OVER), wording.count(len(facts.trials), "trial")
+    ended, trials = facts.count(*ENDED), wording.count(len(facts.trials), "trial")
     return f"{datetime.now():%H:%M:%S}  {ended} of {trials} ended, {len(facts.epochs):,} epochs: {page}"
