@@ -39,65 +39,78 @@ class Logger(Protocol):
         ...
 
 
-class TensorBoard:
-    """A folder of events for each trial, below `tensorboard/` of the run folder."""
+class RunPerTrial:
+    """Base of loggers that have a run for each trial, begun with its first row and ended with the trial."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder / "tensorboard"
-        self.writers: dict[str, Any] = {}
+    def __init__(self) -> None:
+        self.runs: dict[str, Any] = {}
 
-    def epoch(self, configuration: Configuration, epoch: int, numbers: Numbers) -> None:
-        """See `Logger`."""
-        from torch.utils.tensorboard import SummaryWriter
+    def begin(self, configuration: Configuration) -> Any:
+        """A trial's run."""
+        raise NotImplementedError
 
-        if configuration.trial not in self.writers:
-            self.writers[configuration.trial] = SummaryWriter(str(self.folder / label(configuration)))
-        for key, value in numbers.items():
-            self.writers[configuration.trial].add_scalar(key, value, epoch)
+    def send(self, run: Any, epoch: int, numbers: Numbers) -> None:
+        """An epoch of a trial, to its run."""
+        raise NotImplementedError
 
-    def end(self, trial: str, state: State) -> None:
-        """See `Logger`."""
-        if trial in self.writers:
-            self.writers.pop(trial).close()
-
-    def close(self) -> None:
-        """See `Logger`."""
-        for trial in list(self.writers):
-            self.end(trial, "interrupted")
-
-
-class MLflow:
-    """An MLflow run for each trial, in an experiment that has the recipe's name."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        from mlflow.tracking import MlflowClient
-
-        self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}")
-        found = self.client.get_experiment_by_name(name)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(name)
-        self.sweep = str(folder)
-        self.runs: dict[str, str] = {}
+    def finish(self, run: Any, state: State) -> None:
+        """End a run."""
+        raise NotImplementedError
 
     def epoch(self, configuration: Configuration, epoch: int, numbers: Numbers) -> None:
         """See `Logger`."""
         if configuration.trial not in self.runs:
-            self.runs[configuration.trial] = self._run(configuration)
-        for key, value in numbers.items():
-            self.client.log_metric(self.runs[configuration.trial], key, value, step=epoch)
+            self.runs[configuration.trial] = self.begin(configuration)
+        self.send(self.runs[configuration.trial], epoch, numbers)
 
     def end(self, trial: str, state: State) -> None:
         """See `Logger`."""
-        status = {"failed": "FAILED", "interrupted": "KILLED"}.get(state, "FINISHED")
         if trial in self.runs:
-            self.client.set_terminated(self.runs.pop(trial), status)
+            self.finish(self.runs.pop(trial), state)
 
     def close(self) -> None:
         """See `Logger`."""
         for trial in list(self.runs):
             self.end(trial, "interrupted")
 
-    def _run(self, configuration: Configuration) -> str:
-        """The id of a trial's run: the one that an interrupted sweep began, else a new one."""
+
+class TensorBoard(RunPerTrial):
+    """A folder of events for each trial, below `tensorboard/` of the run folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__()
+        self.folder = folder / "tensorboard"
+
+    def begin(self, configuration: Configuration) -> Any:
+        """See `RunPerTrial`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / label(configuration)))
+
+    def send(self, run: Any, epoch: int, numbers: Numbers) -> None:
+        """See `RunPerTrial`."""
+        for key, value in numbers.items():
+            run.add_scalar(key, value, epoch)
+
+    def finish(self, run: Any, state: State) -> None:
+        """See `RunPerTrial`."""
+        run.close()
+
+
+class MLflow(RunPerTrial):
+    """An MLflow run for each trial, in an experiment that has the recipe's name."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        from mlflow.tracking import MlflowClient
+
+        super().__init__()
+        self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}")
+        found = self.client.get_experiment_by_name(name)
+        self.experiment = found.experiment_id if found else self.client.create_experiment(name)
+        self.sweep = str(folder)
+
+    def begin(self, configuration: Configuration) -> str:
+        """The id of the run that an interrupted sweep began, else of a new one."""
         tags = {"raysweep.trial": configuration.trial, "raysweep.sweep": self.sweep}
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         with suppress(IndexError):
@@ -107,40 +120,45 @@ class MLflow:
             self.client.log_param(run.info.run_id, key, str(value)[:500])
         return str(run.info.run_id)
 
+    def send(self, run: str, epoch: int, numbers: Numbers) -> None:
+        """See `RunPerTrial`."""
+        for key, value in numbers.items():
+            self.client.log_metric(run, key, value, step=epoch)
 
-class WandB:
+    def finish(self, run: str, state: State) -> None:
+        """See `RunPerTrial`."""
+        self.client.set_terminated(run, {"failed": "FAILED", "interrupted": "KILLED"}.get(state, "FINISHED"))
+
+
+class WandB(RunPerTrial):
     """A run of Weights & Biases for each trial, in a project that has the recipe's name; files in the run folder."""
 
     def __init__(self, folder: Path, name: str) -> None:
+        super().__init__()
         self.folder, self.project = folder, name
-        self.runs: dict[str, Any] = {}
 
-    def epoch(self, configuration: Configuration, epoch: int, numbers: Numbers) -> None:
-        """See `Logger`."""
+    def begin(self, configuration: Configuration) -> Any:
+        """See `RunPerTrial`."""
         import wandb
 
-        if configuration.trial not in self.runs:
-            self.runs[configuration.trial] = wandb.init(
-                project=self.project,
-                group=self.folder.name,
-                name=label(configuration),
-                id=f"{self.folder.name}-{configuration.trial}",
-                resume="allow",
-                reinit="create_new",
-                dir=str(self.folder),
-                config=configuration.columns(),
-            )
-        self.runs[configuration.trial].log({"epoch": epoch, **numbers}, step=epoch)
+        return wandb.init(
+            project=self.project,
+            group=self.folder.name,
+            name=label(configuration),
+            id=f"{self.folder.name}-{configuration.trial}",
+            resume="allow",
+            reinit="create_new",
+            dir=str(self.folder),
+            config=configuration.columns(),
+        )
 
-    def end(self, trial: str, state: State) -> None:
-        """See `Logger`."""
-        if trial in self.runs:
-            self.runs.pop(trial).finish(exit_code=int(state == "failed"))
+    def send(self, run: Any, epoch: int, numbers: Numbers) -> None:
+        """See `RunPerTrial`."""
+        run.log({"epoch": epoch, **numbers}, step=epoch)
 
-    def close(self) -> None:
-        """See `Logger`."""
-        for trial in list(self.runs):
-            self.end(trial, "interrupted")
+    def finish(self, run: Any, state: State) -> None:
+        """See `RunPerTrial`."""
+        run.finish(exit_code=int(state == "failed"))
 
 
 KINDS: dict[str, Callable[[Path, str], Logger]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
