@@ -34,6 +34,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.measure import lanes_of
 from benchmarks.nodes import NODES, Nodes
 from raysweep.engine.reaper import VARIABLE
 
@@ -48,8 +49,6 @@ RECIPE = {
     "final": {"enabled": True},
 }
 VOLATILE = ("seconds", "time", "pid")
-LANES = ("ray::run_trial", "ray::ImplicitFunc", "ray::RayTrain")
-"""How the processes that train call themselves."""
 NOTHING_LEFT_S = 10.0
 
 
@@ -104,13 +103,6 @@ class Sweep:
         """Wait until there are so many rows, or it has ended."""
         while self.process.poll() is None and self.rows() < count:
             time.sleep(0.02)
-
-    def lanes(self) -> list[psutil.Process]:
-        """The processes that train."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [
-            one for one in children if _name(one).startswith(("ray::run_trial", "ray::ImplicitFunc", "ray::RayTrain"))
-        ]
 
     def end(self) -> int:
         """Wait for its end."""
@@ -197,7 +189,7 @@ def _accident(case: Case, sweep: Sweep, moment: random.Random, rows: int) -> Fou
     time.sleep(moment.random() * 0.3)
     before, problems = sweep.rows(), []
     if case.victim == "lane":
-        lanes = sweep.lanes()
+        lanes = lanes_of(sweep.process.pid)
         if lanes:
             moment.choice(lanes).kill()
         status = sweep.end()
@@ -246,13 +238,6 @@ def _variable(process: psutil.Process) -> str | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(VARIABLE)
     except psutil.Error:
         return None
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

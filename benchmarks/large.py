@@ -35,6 +35,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from benchmarks.measure import lanes_of
 from raysweep.data.copies import find_pairs
 from raysweep.data.dataset import Dataset, Split
 
@@ -55,7 +56,6 @@ RECIPE = (
     "asha=null",
     "final.enabled=false",
 )
-LANE = "ray::run_trial", "ray::ImplicitFunc"
 
 
 def images(count: int, seed: int) -> np.ndarray:
@@ -136,7 +136,7 @@ def lanes(counts: list[int]) -> None:
             command = [sys.executable, "-m", "raysweep.grid", *RECIPE, f"data.root={root}", f"data.image_size={SIDE}"]
             began = time.perf_counter()
             process = subprocess.Popen([*command, "--run-dir", f"{folder}/run"], env=environment)
-            with _most_memory(partial(_lanes_of, psutil.Process(process.pid))) as most:
+            with _most_memory(partial(lanes_of, process.pid)) as most:
                 if process.wait():
                     raise RuntimeError("the sweep failed")
             rows.append(
@@ -165,16 +165,6 @@ def _image_folder(root: Path, count: int) -> None:
         list(threads.map(write, range(0, count, AT_ONCE)))
 
 
-def _lanes_of(process: psutil.Process) -> list[psutil.Process]:
-    """The processes below one that train a trial."""
-    found = []
-    for child in process.children(recursive=True):
-        with suppress(psutil.Error):
-            if " ".join(child.cmdline()).startswith(LANE):
-                found.append(child)
-    return found
-
-
 @contextmanager
 def _most_memory(processes: Callable[[], list[psutil.Process]]) -> Iterator[dict[str, int]]:
     """The most memory that one of some processes has, in bytes, looked at four times a second."""
@@ -182,8 +172,8 @@ def _most_memory(processes: Callable[[], list[psutil.Process]]) -> Iterator[dict
 
     def look() -> None:
         while not over.wait(0.25):
-            for process in processes():
-                with suppress(psutil.Error):
+            with suppress(psutil.Error):  # one has ended
+                for process in processes():
                     memory = process.memory_full_info()
                     most["own"], most["share"] = max(most["own"], memory.uss), max(most["share"], memory.pss)
 

@@ -22,6 +22,10 @@ MARK = "RAYSWEEP_BENCHMARK"
 EVERY_S = 0.2
 
 
+LANES = ("ray::run_trial", "ray::ImplicitFunc", "ray::RayTrain")
+"""How the processes that train call themselves."""
+
+
 @dataclass(frozen=True)
 class Used:
     """What a command took."""
@@ -118,3 +122,16 @@ class Watch:
                     self._seen[key] += 0  # it ended: what was seen last counts
         self.peak_bytes = max(self.peak_bytes, total)
         self.history.append((time.time(), self.cpu_s))
+
+
+def lanes_of(pid: int) -> list[psutil.Process]:
+    """The processes below a sweep's that train."""
+    return [one for one in psutil.Process(pid).children(recursive=True) if _name(one).startswith(LANES)]
+
+
+def _name(process: psutil.Process) -> str:
+    """A process's command line; empty when it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

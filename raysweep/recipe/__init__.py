@@ -24,7 +24,7 @@ from .schema import (
     Train,
     is_weights_file,
 )
-from .values import SIXTEEN_BITS, Depth, Frozen, Objective, Precision, Statistics, depth_label
+from .values import SIXTEEN_BITS, Depth, Frozen, Objective, Precision, Statistics, depth_label, stored_type
 
 __all__ = [
     "EXTRA_AXES",
@@ -55,4 +55,5 @@ __all__ = [
     "near",
     "preset_names",
     "renewed",
+    "stored_type",
 ]

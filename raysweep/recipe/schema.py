@@ -18,7 +18,6 @@ from pydantic import (
 )
 
 from .values import (
-    SIXTEEN_BITS,
     Count,
     DatasetName,
     Depth,
@@ -33,6 +32,7 @@ from .values import (
     Units,
     axis,
     listed,
+    stored_type,
 )
 
 
@@ -338,7 +338,7 @@ class Features(Frozen):
     @property
     def stored_as(self) -> str:
         """The type that features are stored in."""
-        return self.dtype or (self.precision if self.precision in SIXTEEN_BITS else "float32")
+        return stored_type(self.dtype, self.precision)
 
 
 class Final(Frozen):

@@ -25,6 +25,11 @@ then. The last two have 16 bits."""
 SIXTEEN_BITS = ("bfloat16", "float16")
 
 
+def stored_type(dtype: str | None, precision: str) -> str:
+    """What features are stored as: the type that is asked for, else as they are computed."""
+    return dtype or (precision if precision in SIXTEEN_BITS else "float32")
+
+
 def _depth(value: Any) -> Any:
     if isinstance(value, str) and FEW_DIGITS.fullmatch(value.removeprefix("-")):
         value = int(value)

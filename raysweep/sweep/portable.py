@@ -38,8 +38,8 @@ CLASS_NAMES = "class_names.json"
 """Name of the list of class names within `model.pt2`; that within `model.onnx` is `class_names`."""
 ONE_FILE = 2**31 - 2**20
 """Bytes of tensors above which ONNX wants them in a file of their own."""
-TRIED_SIZES = ((2.6, 1.7), (0.6, 1.3))
-"""Height and width of the images that a graph's resizing is checked on, in stored sizes."""
+TRIED_SIZES = ((1, 1), (2.6, 1.7), (0.6, 1.3))
+"""Height and width of the images that a graph is checked on, in stored sizes."""
 
 ONE = 2.0**22
 """Pillow's 1 in its weights, which are whole numbers; the sums are exact in float64."""
@@ -187,7 +187,7 @@ def deviation(model: Classifier, run: Run) -> float:
     """The largest difference in a probability from the model, on noise of the stored size and of others."""
     height, width = model.preparation.stored
     random = np.random.RandomState(0)
-    sizes = [(int(height * tall) or 1, int(width * wide) or 1) for tall, wide in ((1, 1), *TRIED_SIZES)]
+    sizes = [(int(height * tall) or 1, int(width * wide) or 1) for tall, wide in TRIED_SIZES]
     return max(_difference(model, run, random.randint(0, 256, (3, *size, 3)).astype(np.uint8)) for size in sizes)
 
 

@@ -40,8 +40,6 @@ from .randomness import Draws
 
 GRAPHS = "reduce-overhead"
 """Of `train.compile`, and what PyTorch calls it: steps are recorded as CUDA graphs."""
-
-
 FIRST_SCALE = 2.0**12
 """By which float16 gradients are scaled at first: with PyTorch's own 2 ** 16 the first steps often overflow, and are
 skipped; a short training has none to spare."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...recipe import SIXTEEN_BITS
+from ...recipe import stored_type
 from ...sweep.ledger import Row, Run
 from .. import wording
 from ..facts import Facts, Section
@@ -56,7 +56,7 @@ def _rounding(recipe: Row) -> str:
     features = recipe.get("features")
     features = features if isinstance(features, dict) else {}
     precision = str(features.get("precision") or "float32")
-    dtype = str(features.get("dtype") or (precision if precision in SIXTEEN_BITS else "float32"))
+    dtype = stored_type(features.get("dtype"), precision)
     found = "" if precision == "float32" else f"It is computed in {precision}, which rounds it. "
     return found if dtype == "float32" else f"{found}It is stored as {dtype}, which rounds it. "
 
