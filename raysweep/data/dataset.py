@@ -38,7 +38,7 @@ from .torchvision_data import torchvision_pool
 from .unique import without_copies
 
 NAMES_AT_ONCE = 4096
-"""How many names are text at a time."""
+"""Names that are hashed at a time, so that not all are in memory."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from .facts import Facts
 from .page import gather, write
 
 EVERY_S = 15
-"""Seconds between two looks at the run folder, and of the page between two of itself."""
+"""Seconds between two looks at the run folder. An open page loads itself again as often."""
 SHARE = 4
-"""How often as long as a report takes to build there is none built."""
+"""The pause between two reports is at least so many times as long as building one took."""
 
 
 def watch(

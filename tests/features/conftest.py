@@ -1,6 +1,13 @@
 import pytest
 
+from raysweep.recipe import Features
 from tests.features.processes import Processes
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A store of features of the test's own."""
+    return Features(dir=str(tmp_path / "features"))
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,6 @@ def nothing_kept():
     release()
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return Features(dir=str(tmp_path / "features"))
-
-
 @pytest.fixture(autouse=True)
 def estimated(monkeypatch):
     """How often this process estimates."""

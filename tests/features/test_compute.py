@@ -38,11 +38,6 @@ SHARDS = [
 """Of a trial with flips."""
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return Features(dir=str(tmp_path / "features"))
-
-
 @pytest.fixture(autouse=True)
 def computed(monkeypatch):
     """The shards that this process computes, in time's order."""
