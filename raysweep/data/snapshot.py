@@ -54,7 +54,7 @@ def opened(data: Data, names: Sequence[str]) -> Dataset | None:
     """The data set that `data` describes, from one of the named snapshots; None if none is here."""
     for name in names:
         folder = _folder(name)
-        with suppress(OSError, ValueError, LookupError):
+        with suppress(OSError, EOFError, ValueError, LookupError):  # gone, or damaged
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             if about["data"] == _described(data):
                 return _read(folder, about)

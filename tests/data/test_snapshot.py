@@ -54,6 +54,13 @@ def test_a_snapshot_whose_images_are_gone_is_not_used(data):
     assert snapshot.opened(data, [name]) is None
 
 
+@pytest.mark.parametrize(("file", "content"), [("val.npy", b""), ("about.json", b"{"), ("train-labels.npy", b"no")])
+def test_a_damaged_snapshot_is_not_used(file, content, data):
+    name = snapshot.save(data, load(data))
+    (cache_folder() / "datasets" / name / file).write_bytes(content)
+    assert snapshot.opened(data, [name]) is None
+
+
 def test_images_in_no_file_have_no_snapshot():
     digits = Data(dataset="digits")
     assert snapshot.save(digits, load(digits)) is None
