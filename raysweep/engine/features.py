@@ -23,6 +23,7 @@ from ..features import batch_norm
 from ..features.compute import Progress, are_stored
 from ..features.decide import Decision, decide, group_key
 from ..features.stored import FeatureOverflowError
+from ..nets.cpu import compute_on
 from ..recipe import Features, Recipe, Trial
 from ..sweep.progress import Display
 from ..sweep.rows import Versioned
@@ -75,7 +76,7 @@ def decisions_of(record: Mapping[str, Any]) -> list[Decision] | None:
 def decided(trials: Sequence[Trial], recipe: Recipe, machine: Machine) -> list[Decision]:
     """What to store, from rates of the device that will train: of this process's threads, or of a GPU of a worker's."""
     cpus, gpus = recipe.resources.cpus_per_worker, machine.gpus_per_worker(recipe)
-    torch.set_num_threads(cpus)
+    compute_on(cpus, gpu=gpus > 0)
     if not gpus or recipe.features.cache == "never":
         return decide(trials, recipe.features)
     lane = _decide.options(num_cpus=cpus, num_gpus=min(1.0, gpus))  # type: ignore[attr-defined]
@@ -87,7 +88,7 @@ def decided(trials: Sequence[Trial], recipe: Recipe, machine: Machine) -> list[D
 @ray.remote(max_calls=1)
 def _decide(trials: list[str], settings: str, cpus: int) -> list[str]:
     """`decide` with the GPU of this task; trials, settings and decisions are JSON."""
-    torch.set_num_threads(cpus)
+    compute_on(cpus, gpu=True)
     found = decide(
         [Trial.model_validate_json(text) for text in trials],
         Features.model_validate_json(settings),
@@ -251,8 +252,8 @@ def _compute(
     count = torch.cuda.device_count() if gpus else lanes
     devices = [torch.device("cuda", index) if gpus else torch.device("cpu") for index in range(count)]
     where = Features.model_validate_json(settings)
-    torch.set_num_threads(cpus * lanes)  # one network, with all that this task has
+    compute_on(cpus * lanes, gpu=gpus > 0)  # one network, with all that this task has
     recalibrated(Trial.model_validate_json(first), where, devices[0])
-    torch.set_num_threads(cpus)
+    compute_on(cpus, gpu=gpus > 0)
     if phases:
         yield from make_features([Trial.model_validate_json(text) for text in phases], where, devices)

@@ -113,9 +113,10 @@ def world_of(job: TrialJob) -> World:
     import torch
     import torch.distributed as dist
 
+    from ..nets.cpu import compute_on
     from ..train.ddp import World
 
-    torch.set_num_threads(job.cpus)
+    compute_on(job.cpus, gpu=job.gpus > 0)
     if job.gpus and not torch.cuda.is_available():
         raise RuntimeError("the trial was given a GPU but torch sees none: install torch for this machine's CUDA")
     group = dist.is_initialized()  # Ray Train makes one for its workers, and none in the trial's own process

@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.cache import cache_folder
 from ..files import write_bytes
 from ..recipe import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SYNC_S = 5.0
 """Between uploads of what the sweep's own process has written."""
@@ -49,6 +52,17 @@ class Storage:
             write_bytes(Path(self.where, name), content)
         else:
             self._filesystem().pipe_file(f"{self._root()}/{name}", content)
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """As `write`, a safetensors file of contiguous tensors on the CPU."""
+        from safetensors.torch import save
+
+        from ..train.checkpoint import write_tensors
+
+        if self.is_local:
+            write_tensors(Path(self.where, name), tensors)
+        else:
+            self.write(name, save(dict(tensors)))
 
     def read(self, name: str) -> bytes:
         """Content of a file.

@@ -3,17 +3,17 @@
 Two things are slow there. On a map of a few pixels a kernel falls beside the map for the
 most part: of the nine products of a 3×3 kernel on 2×2 pixels five are with padding, and
 PyTorch's convolution computes them all. `MatrixConv2d` computes each output as a linear
-layer from the pixels that it sees. And PyTorch multiplies dense matrices with MKL, which
-uses half of the vectors of AMD's processors; `product` lets oneDNN do it, the library that
-computes PyTorch's convolutions, in float32 all the same. `MatrixLinear` is a linear layer by `product`.
+layer from the pixels that it sees. And PyTorch multiplies float32 matrices with MKL, which
+uses half of the vectors of AMD's processors; `compute_on` lets oneDNN do it, the library
+that computes PyTorch's convolutions.
 
-Measured on an AMD EPYC (Zen 5), CPU time of a training step against PyTorch's own modules:
-the last 12 layers of ResNet-18 at 64 pixels, 256 images a batch, 0.60; the last 9 at 32
-pixels 0.34; the last 12 of ResNet-50 at 64 pixels 0.73; the last 12 of ViT-S 0.63. With
-maps of 3×3 pixels about the same time; EfficientNet, whose convolutions are depth-wise, gains nothing.
+Measured on two AMD EPYCs, CPU time of a training step of the last 12 layers of ResNet-18 at
+64 pixels, 256 images a batch, one thread: PyTorch's own modules 1, as matrix products by MKL
+0.60, by oneDNN 0.53 (Zen 4). On Zen 5, whose vectors are twice as wide, oneDNN multiplies
+twice as fast as MKL. EfficientNet, whose convolutions are depth-wise, gains nothing.
 
-Limits: float32 on a CPU; convolutions with zero padding, no dilation, no groups and at most
-`MOST_OUTPUTS` output pixels; linear layers with at least `LEAST_WEIGHTS` weights.
+Limits of `MatrixConv2d`: float32 on a CPU, zero padding, no dilation, no groups and at most
+`MOST_OUTPUTS` output pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import product as pairs
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,12 +30,26 @@ from torch.nn import functional as F
 
 MOST_OUTPUTS = 9
 """Pixels of an output that is still computed as matrix products."""
-LEAST_WEIGHTS = 2**16
-"""Of a linear layer: in a smaller one, handing the matrices over takes longer than multiplying them."""
 
 
-def place_matrix_modules(network: nn.Module, small_maps: Iterable[str]) -> None:
-    """Put a `MatrixConv2d` or `MatrixLinear` in the place of each module that it can stand for, in place.
+def compute_on(threads: int, gpu: bool = False) -> None:
+    """Have this process compute on so many threads and, without a GPU, multiply float32 matrices by oneDNN.
+
+    PyTorch hands float32 matrices to oneDNN only where they may be rounded to bfloat16, which
+    oneDNN does on processors with a unit for that. So rounding is allowed, and allowed no more
+    where it is seen to happen.
+    """
+    torch.set_num_threads(threads)
+    if gpu:
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    if not _is_exact():
+        torch.set_float32_matmul_precision(before)
+
+
+def place_matrix_convolutions(network: nn.Module, small_maps: Iterable[str]) -> None:
+    """Put a `MatrixConv2d` in the place of each convolution that it can stand for, in place.
 
     Args:
         network: owns its modules alone; their parameters stay as they are.
@@ -45,50 +59,12 @@ def place_matrix_modules(network: nn.Module, small_maps: Iterable[str]) -> None:
         convolution = network.get_submodule(name)
         if isinstance(convolution, nn.Conv2d) and _is_supported(convolution):
             _replace(network, name, MatrixConv2d(convolution))
-    for name, module in list(network.named_modules()):
-        if (
-            type(module) is nn.Linear
-            and module.weight.numel() >= LEAST_WEIGHTS
-            and module.weight.dtype == torch.float32
-        ):
-            _replace(network, name, MatrixLinear(module))
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """(n, k) and (m, k) → a @ b.T, (n, m), without a gradient."""
-    if not a.numel() or a.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return a @ b.t()  # oneDNN knows neither float64 nor empty matrices
-    return F.linear(a.contiguous().to_mkldnn(), b.contiguous().to_mkldnn()).to_dense()
-
-
-class MatrixLinear(nn.Module):
-    """A linear layer by `product`, with the parameters of an `nn.Linear` under the same names."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(..., inputs) → (..., outputs)."""
-        outputs = _Product.apply(values.reshape(-1, values.shape[-1]), self.weight)
-        outputs = outputs if self.bias is None else outputs + self.bias
-        return outputs.view(*values.shape[:-1], len(self.weight))
-
-
-class _Product(torch.autograd.Function):
-    """`product` with gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return product(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        a, b = ctx.saved_tensors
-        to_a = product(gradients[0], b.t()) if ctx.needs_input_grad[0] else None
-        to_b = product(gradients[0].t(), a.t()) if ctx.needs_input_grad[1] else None
-        return to_a, to_b
+def _is_exact() -> bool:
+    """Whether a product keeps digits that bfloat16 does not have."""
+    numbers = 1 + torch.arange(256 * 256, dtype=torch.float32).view(256, 256) * 2**-20
+    return torch.equal(numbers @ torch.eye(256), numbers)
 
 
 class MatrixConv2d(nn.Module):
@@ -110,9 +86,8 @@ class MatrixConv2d(nn.Module):
         pixels, taps = maps.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1)  # as they lie in memory
         if self.kernel_size == (1, 1) and self.padding == (0, 0):
             seen = pixels[:, :: self.stride[0], :: self.stride[1]]
-            points = _Product.apply(seen.flatten(0, 2), taps.flatten(1))
-            outputs = points.view(*seen.shape[:3], len(taps))
-            return (outputs if self.bias is None else outputs + self.bias).permute(0, 3, 1, 2)
+            points = F.linear(seen.flatten(0, 2), taps.flatten(1), self.bias)
+            return points.view(*seen.shape[:3], len(taps)).permute(0, 3, 1, 2)
         rows, columns = (
             _views(pixels.shape[1 + axis], self.kernel_size[axis], self.stride[axis], self.padding[axis])
             for axis in (0, 1)
@@ -181,16 +156,16 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, taps: Tensor, rows: tuple[_View, ...], columns: tuple[_View, ...]) -> Tensor:
-        ctx.views = list(pairs(rows, columns))
+        ctx.views = list(product(rows, columns))
         ctx.layers = [
-            torch.stack([taps[:, r, c] for r, c in pairs(row.taps, column.taps)]).flatten(0, 1).flatten(1)
+            torch.stack([taps[:, r, c] for r, c in product(row.taps, column.taps)]).flatten(0, 1).flatten(1)
             for row, column in ctx.views
         ]
         ctx.save_for_backward(maps, taps)
         values = maps.new_empty(len(maps), rows[-1].outputs.stop, columns[-1].outputs.stop, len(taps))
         for (row, column), layer in zip(ctx.views, ctx.layers, strict=True):
             outputs = values[:, row.outputs, column.outputs]
-            outputs.copy_(product(maps[:, row.pixels, column.pixels].flatten(1), layer).view(outputs.shape))
+            outputs.copy_(F.linear(maps[:, row.pixels, column.pixels].flatten(1), layer).view(outputs.shape))
         return values
 
     @staticmethod
@@ -204,10 +179,10 @@ class _Windows(torch.autograd.Function):
             outputs = gradients[0][:, row.outputs, column.outputs].flatten(1)
             if to_maps is not None:
                 seen = to_maps[:, row.pixels, column.pixels]
-                seen += product(outputs, layer.t()).view(seen.shape)
+                seen += (outputs @ layer).view(seen.shape)
             if to_taps is not None:
-                parts = product(outputs.t(), maps[:, row.pixels, column.pixels].flatten(1).t())
-                windows = list(pairs(row.taps, column.taps))
+                parts = outputs.t() @ maps[:, row.pixels, column.pixels].flatten(1)
+                windows = list(product(row.taps, column.taps))
                 for (r, c), part in zip(windows, parts.chunk(len(windows)), strict=True):
                     tap = to_taps[:, r, c]
                     tap += part.view(tap.shape)

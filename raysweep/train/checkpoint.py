@@ -8,6 +8,8 @@ Nothing is unpickled. Where the files are is the caller's: see `Files`.
 from __future__ import annotations
 
 import json
+import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +18,13 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from ..files import write_bytes
 from .ddp import World
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints of a trial that are kept: the last, and the one before."""
 
@@ -42,6 +44,13 @@ class Files(Protocol):
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file, or leave the old one."""
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a whole safetensors file, or leave the old one.
+
+        Args:
+            tensors: contiguous, on the CPU.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -64,6 +73,10 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """See `Files`."""
         write_bytes(self.path / name, content)
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """See `Files`."""
+        write_tensors(self.path / name, tensors)
 
     def remove(self, name: str) -> None:
         """See `Files`."""
@@ -89,6 +102,20 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": value for name, value in tensors.items()}
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a whole safetensors file, or leave the old one: `save_file` writes beside it and renames.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from None
+
+
 def write(files: Files, checkpoint: Checkpoint) -> None:
     """Save a checkpoint after the earlier ones, of which the last is kept.
 
@@ -97,10 +124,10 @@ def write(files: Files, checkpoint: Checkpoint) -> None:
     """
     earlier = _numbers(files)
     number = max(earlier, default=0) + 1
-    content = save({name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()})
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     facts = json.dumps(dict(checkpoint.facts))
-    about = {"format": FORMAT, "crc32": zlib.crc32(content), "facts_crc32": zlib.crc32(facts.encode()), "facts": facts}
-    files.write(f"{number:09}.safetensors", content)
+    about = {"format": FORMAT, "crc32": _checksum(tensors), "facts_crc32": zlib.crc32(facts.encode()), "facts": facts}
+    files.write_tensors(f"{number:09}.safetensors", tensors)
     files.write(f"{number:09}.json", json.dumps(about).encode())
     for old in [*earlier, number][:-KEPT]:
         _remove(files, old)
@@ -137,12 +164,21 @@ def remove_all(files: Files) -> None:
 
 def _read(files: Files, number: int) -> Checkpoint:
     about = json.loads(files.read(f"{number:09}.json"))
-    content = files.read(f"{number:09}.safetensors")
-    if about["format"] != FORMAT or zlib.crc32(content) != about["crc32"]:
+    tensors = load(files.read(f"{number:09}.safetensors"))
+    if about["format"] != FORMAT or _checksum(tensors) != about["crc32"]:
         raise ValueError("the tensors are damaged")
     if zlib.crc32(about["facts"].encode()) != about["facts_crc32"]:
         raise ValueError("the facts are damaged")
-    return Checkpoint(load(content), json.loads(about["facts"]))
+    return Checkpoint(tensors, json.loads(about["facts"]))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Of names, types, shapes and numbers."""
+    found = 0
+    for name, value in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), found)
+    return found
 
 
 def _numbers(files: Files) -> list[int]:

@@ -14,7 +14,7 @@ from ..data.sources import Images, Source
 from ..features.batch_norm import recalibrated
 from ..features.compute import OwnPrefix
 from ..features.stored import Stored
-from ..nets.cpu import place_matrix_modules
+from ..nets.cpu import place_matrix_convolutions
 from ..nets.cut import Cut
 from ..nets.heads import reset_head
 from ..nets.precision import InPrecision
@@ -93,7 +93,7 @@ def assemble(
         if not phase.train.compile:
             draw_for_the_whole_batch(side, draws)
     if world.device.type == "cpu" and phase.train.precision not in SIXTEEN_BITS:
-        place_matrix_modules(suffix, cut.small_maps)
+        place_matrix_convolutions(suffix, cut.small_maps)
     placed = None if prefix is None else _placed(prefix, world.device).eval()
     if placed is not None and own:
         placed = synchronised(placed, world)

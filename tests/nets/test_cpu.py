@@ -1,4 +1,4 @@
-"""Convolutions and linear layers as matrix products: the numbers stay those of PyTorch's own."""
+"""Convolutions as matrix products: the numbers stay those of PyTorch's own."""
 
 import copy
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.nets.cpu import LEAST_WEIGHTS, MatrixConv2d, MatrixLinear, place_matrix_modules, product
+from raysweep.nets import cpu
+from raysweep.nets.cpu import MatrixConv2d, compute_on, place_matrix_convolutions
 
 
 def both_ways(plain, maps):
@@ -89,7 +90,7 @@ def test_outputs_are_channels_last():
 def test_named_convolutions_are_placed_and_keep_their_parameters():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)))
     before = dict(network.named_parameters())
-    place_matrix_modules(network, ["2.0"])
+    place_matrix_convolutions(network, ["2.0"])
     assert [type(network[0]), type(network[2][0])] == [nn.Conv2d, MatrixConv2d]
     after = dict(network.named_parameters())
     assert list(after) == list(before)
@@ -110,53 +111,45 @@ def test_named_convolutions_are_placed_and_keep_their_parameters():
 def test_other_kinds_of_convolution_stay(options):
     network = nn.Sequential(nn.Conv2d(4, 6, **({"kernel_size": 3} | options)))
     convolution = network[0]
-    place_matrix_modules(network, ["0"])
+    place_matrix_convolutions(network, ["0"])
     assert network[0] is convolution
 
 
 def test_what_is_no_convolution_stays():
     network = nn.Sequential(nn.Linear(4, 6))
-    place_matrix_modules(network, ["0"])
+    place_matrix_convolutions(network, ["0"])
     assert type(network[0]) is nn.Linear
-
-
-@pytest.mark.parametrize(
-    ("linear", "kind"),
-    [
-        (nn.Linear(LEAST_WEIGHTS // 64, 64), MatrixLinear),
-        (nn.Linear(LEAST_WEIGHTS // 64 - 1, 64), nn.Linear),
-        (nn.Linear(LEAST_WEIGHTS // 64, 64, dtype=torch.float64), nn.Linear),
-    ],
-)
-def test_large_linear_layers_of_single_precision_are_placed(linear, kind):
-    network = nn.Sequential(nn.Flatten(), nn.Sequential(linear))
-    place_matrix_modules(network, [])
-    assert type(network[1][0]) is kind
-    assert network[1][0].weight is linear.weight and network[1][0].bias is linear.bias
 
 
 # ---- products ----
 
 
-@pytest.mark.parametrize("rows", [0, 1, 5])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_product(rows, transposed):
-    torch.manual_seed(0)
-    a, b = torch.randn(rows, 7), torch.randn(3, 7)
-    if transposed:
-        a, b = a.t().contiguous().t(), b.t().contiguous().t()
-    torch.testing.assert_close(product(a, b), a @ b.t())
+@pytest.fixture
+def precision_kept():
+    """A test changes what a process multiplies by, and how many threads it has."""
+    threads, before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("shape", [(16, 40), (2, 5, 40), (0, 40)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_linear_layer_has_the_same_numbers_and_gradients(shape, bias):
-    torch.manual_seed(0)
-    plain = nn.Linear(40, 24, bias=bias)
-    found = []
-    for module in (plain, MatrixLinear(copy.deepcopy(plain))):
-        values = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_()
-        outputs = module(values)
-        (outputs * outputs.detach().cos()).sum().backward()
-        found.append((outputs, values.grad, *(parameter.grad for parameter in module.parameters())))
-    torch.testing.assert_close(*found)
+@pytest.mark.usefixtures("precision_kept")
+def test_products_are_not_rounded():
+    compute_on(2)
+    assert torch.get_num_threads() == 2
+    a, b = torch.randn(300, 500), torch.randn(500, 200)
+    torch.testing.assert_close(a @ b, (a.double() @ b.double()).float(), rtol=0, atol=2e-4)
+    assert cpu._is_exact()
+
+
+def test_rounding_is_seen():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not cpu._is_exact()
+
+
+@pytest.mark.usefixtures("precision_kept")
+@pytest.mark.parametrize(("exact", "gpu"), [(False, False), (True, True)])
+def test_a_processor_that_rounds_and_a_process_with_a_gpu_are_left_as_they_are(monkeypatch, exact, gpu):
+    monkeypatch.setattr(cpu, "_is_exact", lambda: exact)
+    compute_on(1, gpu=gpu)
+    assert torch.get_float32_matmul_precision() == "highest"

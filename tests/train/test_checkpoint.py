@@ -81,6 +81,20 @@ def test_without_room_the_earlier_ones_stay(tmp_path):
     assert number_of(Folder(tmp_path)) == 1
 
 
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
+    with pytest.raises(OSError) as caught:
+        checkpoint.write_tensors(tmp_path / ("x" * 300), {"weight": torch.zeros(3)})
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_tensors_of_every_kind_are_kept(tmp_path, dtype, shape):
+    checkpoint.write(Folder(tmp_path), Checkpoint({"x": torch.ones(shape, dtype=dtype)}, {}))
+    assert torch.equal(checkpoint.read(Folder(tmp_path)).tensors["x"], torch.ones(shape, dtype=dtype))
+
+
 # ---- optimizers ----
 
 
