@@ -7,6 +7,8 @@ moment, lets the run go on with `--resume` where its process ended, and compares
 |---|---|---|
 | driver | the sweep's process gets SIGKILL; two lanes, no stopping | all rows are equal |
 | guarded | the same; one lane, early stopping | all rows and all ends are equal |
+| raced, halved | the same; two lanes, early stopping by the guard or by halving | rows are equal as far as both
+  runs go; every end is what the rule says of the rows in the order in which they were recorded |
 | lane | a trial's process gets SIGKILL | all rows are equal, none is lost or doubled |
 | ddp | one of two ranks gets SIGKILL | all rows are equal within 1e-4 |
 | node | one of two nodes of a cluster vanishes | all rows are equal, none is lost or doubled |
@@ -26,14 +28,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
+from benchmarks.compared import ended_early, ends_against_rule, ends_differ, rows_differ, rows_of
 from benchmarks.measure import lanes_of
 from benchmarks.nodes import NODES, Nodes
 from raysweep.engine.reaper import VARIABLE
@@ -48,7 +51,6 @@ RECIPE = {
     "asha": None,
     "final": {"enabled": True},
 }
-VOLATILE = ("seconds", "time", "pid")
 NOTHING_LEFT_S = 10.0
 
 
@@ -62,13 +64,15 @@ class Case:
     victim: str = "driver"
     tolerance: float = 0.0
     """Of numbers in the rows."""
-    ends: bool = False
-    """Whether the ends of trials are compared too."""
+    ends: Literal["", "equal", "by the rule"] = ""
+    """Whether the ends of trials are compared too. By the rule, where they differ between any two runs."""
 
 
 CASES = {
     "driver": Case(),
-    "guarded": Case({"asha": {"grace_epochs": 2}, "resources": {"max_concurrent": 1}}, ends=True),
+    "guarded": Case({"asha": {"grace_epochs": 2}, "resources": {"max_concurrent": 1}}, ends="equal"),
+    "raced": Case({"asha": {"grace_epochs": 2}}, ends="by the rule"),
+    "halved": Case({"asha": {"grace_epochs": 2, "guard": None}}, ends="by the rule"),
     "lane": Case(victim="lane"),
     "ddp": Case(
         {
@@ -132,18 +136,21 @@ def run_case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterato
     recipe.write_text(json.dumps(RECIPE | case.changes))
     begin = [str(recipe), "--run-dir"]
     whole = undisturbed(recipe.read_text())
-    expected = rows_of(whole)
+    rows = len(rows_of(whole))
     for number in range(seed, seed + times):
         folder = top / f"run{number}"
         moment = random.Random(number)
         if case.victim == "node":
-            found = _without_a_node(folder, [*begin, str(folder)], moment, len(expected))
+            found = _without_a_node(folder, [*begin, str(folder)], moment, rows)
         else:
-            found = _accident(case, Sweep(folder, *begin, str(folder)), moment, len(expected))
-        problems = [*found.problems, *differences(expected, rows_of(folder), case.tolerance)]
-        if case.ends:
+            found = _accident(case, Sweep(folder, *begin, str(folder)), moment, rows)
+        problems = [*found.problems, *rows_differ(whole, folder, case.tolerance, case.ends == "by the rule")]
+        if case.ends == "equal":
             problems += ends_differ(whole, folder)
-        print(f"{name} seed {number}: {found.what}: {'; '.join(problems) or 'equal'}", flush=True)
+        elif case.ends == "by the rule":
+            problems += ends_against_rule(recipe, folder)
+        ended = f", {ended_early(folder)} trials ended early" if case.ends else ""
+        print(f"{name} seed {number}: {found.what}{ended}: {'; '.join(problems) or 'equal'}", flush=True)
         yield not problems
 
 
@@ -238,51 +245,6 @@ def _variable(process: psutil.Process) -> str | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(VARIABLE)
     except psutil.Error:
         return None
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run without what differs between any two runs, by trial and epoch."""
-    lines = (folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [{key: value for key, value in json.loads(line).items() if key not in VOLATILE} for line in lines]
-    return sorted(rows, key=lambda row: (row["trial"], row["epoch"]))
-
-
-def differences(expected: list[dict[str, Any]], found: list[dict[str, Any]], tolerance: float) -> list[str]:
-    """What differs between two runs, in words."""
-    keys: Callable[[list[dict[str, Any]]], list[tuple[str, int]]] = lambda rows: [  # noqa: E731
-        (row["trial"], row["epoch"]) for row in rows
-    ]
-    if keys(expected) != keys(found):
-        return [f"{len(found)} rows, not {len(expected)}"]
-    wrong = [one for one, other in zip(expected, found, strict=True) if not _alike(one, other, tolerance)]
-    fields = sorted(
-        {
-            key
-            for one, other in zip(expected, found, strict=True)
-            if not _alike(one, other, tolerance)
-            for key in {**one, **other}
-            if one.get(key) != other.get(key)
-        }
-    )
-    return [f"{len(wrong)} rows differ in {', '.join(fields)}"] if wrong else []
-
-
-def _alike(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> bool:
-    if not tolerance:
-        return one == other
-    numbers = [key for key in one if isinstance(one[key], float)]
-    return all(abs(one[key] - other[key]) <= tolerance * max(1, abs(one[key])) for key in numbers)
-
-
-def ends_differ(one: Path, other: Path) -> list[str]:
-    """Trials that ended otherwise, in words."""
-    ends: list[dict[str, Any]] = []
-    for folder in (one, other):
-        lines = (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()
-        notes = [json.loads(line) for line in lines]
-        ends.append({note["trial"]: (note["state"], note.get("stop")) for note in notes if note["state"] != "planned"})
-    wrong = [name for name in ends[0] if ends[0][name] != ends[1].get(name)]
-    return [f"{len(wrong)} trials ended otherwise"] if wrong else []
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.interruptions import differences, ends_differ, rows_of
+from benchmarks.compared import ends_differ, rows_differ
 
 from .machines import HOME, USER, Machine, Network, lacking
 
@@ -173,4 +173,4 @@ def check(cluster: Cluster) -> None:
     assert (fetched / "report" / "index.html").is_file()
     assert (fetched / "final" / "recommended" / "result.json").is_file()
     assert ends_differ(undisturbed, fetched) == []
-    assert differences(rows_of(undisturbed), rows_of(fetched), TOLERANCE) == []
+    assert rows_differ(undisturbed, fetched, TOLERANCE) == []

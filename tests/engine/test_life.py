@@ -14,7 +14,7 @@ from benchmarks.interruptions import CASES, RECIPE, Sweep, run_case
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("name", ["driver", "guarded", "lane", "ddp", "node", "sigterm"])
+@pytest.mark.parametrize("name", ["driver", "guarded", "raced", "lane", "ddp", "node", "sigterm"])
 def test_after_an_accident_the_rows_are_those_of_an_undisturbed_run(name, tmp_path, capsys):
     assert list(run_case(name, CASES[name], tmp_path, times=1, seed=3)) == [True], capsys.readouterr().out
 
