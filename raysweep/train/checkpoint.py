@@ -177,7 +177,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     found = 0
     for name, value in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
-        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
     return found
 
 
