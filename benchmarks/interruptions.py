@@ -72,7 +72,7 @@ CASES = {
     "driver": Case(),
     "guarded": Case({"asha": {"grace_epochs": 2}, "resources": {"max_concurrent": 1}}, ends="equal"),
     "raced": Case({"asha": {"grace_epochs": 2}}, ends="by the rule"),
-    "halved": Case({"asha": {"grace_epochs": 2, "guard": None}}, ends="by the rule"),
+    "halved": Case({"asha": {"grace_epochs": 2, "compare_within": []}}, ends="by the rule"),
     "lane": Case(victim="lane"),
     "ddp": Case(
         {
@@ -150,6 +150,7 @@ def run_case(name: str, case: Case, top: Path, times: int, seed: int) -> Iterato
         elif case.ends == "by the rule":
             problems += ends_against_rule(recipe, folder)
         ended = f", {ended_early(folder)} trials ended early" if case.ends else ""
+        problems += ["no trial ended early: nothing was decided"] if case.ends and not ended_early(folder) else []
         print(f"{name} seed {number}: {found.what}{ended}: {'; '.join(problems) or 'equal'}", flush=True)
         yield not problems
 
