@@ -6,7 +6,7 @@
 `audit` writes decoded images of 64 px straight into a file (12 GB for a million) and looks for the
 copies that are planted in it. Prints seconds, the most memory that is the process's own, and the
 recall of each kind. `lanes` runs a sweep on an image folder of each size and prints the most memory
-that a trial's process had: its own (unique set size) and its share of all (proportional set size).
+that a trial's process had: its own (no file's: anonymous pages) and its share of all (proportional set size).
 """
 
 from __future__ import annotations
@@ -165,6 +165,12 @@ def _image_folder(root: Path, count: int) -> None:
         list(threads.map(write, range(0, count, AT_ONCE)))
 
 
+def _anonymous(pid: int) -> int:
+    """Bytes of a process that are no file's: pages of a mapped file are given back when memory is short."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
 @contextmanager
 def _most_memory(processes: Callable[[], list[psutil.Process]]) -> Iterator[dict[str, int]]:
     """The most memory that one of some processes has, in bytes, looked at four times a second."""
@@ -172,10 +178,11 @@ def _most_memory(processes: Callable[[], list[psutil.Process]]) -> Iterator[dict
 
     def look() -> None:
         while not over.wait(0.25):
-            with suppress(psutil.Error):  # one has ended
+            with suppress(psutil.Error, OSError):  # one has ended
                 for process in processes():
                     memory = process.memory_full_info()
-                    most["own"], most["share"] = max(most["own"], memory.uss), max(most["share"], memory.pss)
+                    most["own"] = max(most["own"], _anonymous(process.pid))
+                    most["share"] = max(most["share"], memory.pss)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
