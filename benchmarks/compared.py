@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 
 from raysweep.engine.trials import early_stopping, rungs_of
 from raysweep.recipe import load
+from raysweep.sweep.history import history_of
+from raysweep.sweep.ledger import read
 from raysweep.sweep.plan import plan
-from raysweep.sweep.rows import EpochRow, Stop
+from raysweep.sweep.rows import Stop
 
 VOLATILE = ("seconds", "time", "pid")
 """Fields of a row that differ between any two runs."""
@@ -29,7 +30,7 @@ def rows_differ(expected: Path, found: Path, tolerance: float, partly: bool = Fa
     """
     problems = []
     for folder in (expected, found):
-        doubled = [key for key, count in Counter(_key(row) for row in _lines(folder, "epochs")).items() if count > 1]
+        doubled = [key for key, count in Counter(map(_key, read(folder).epochs)).items() if count > 1]
         problems += [f"{len(doubled)} rows doubled in {folder.name}"] if doubled else []
     ones, others = rows_of(expected), rows_of(found)
     if ones.keys() != others.keys() and not partly:
@@ -60,8 +61,7 @@ def ends_against_rule(recipe: Path, folder: Path) -> list[str]:
     expected: dict[str, tuple[str, Stop | None]] = {}
     epochs: Counter[str] = Counter()
     problems = []
-    for line in _lines(folder, "epochs"):
-        row = EpochRow.model_validate({key: line[key] for key in EpochRow.model_fields if key in line})
+    for row in history_of(read(folder)).rows:
         epochs[row.trial] += 1
         if row.trial in expected or row.epoch != epochs[row.trial]:
             problems.append(f"{row.trial} has a row of epoch {row.epoch} that it should not have")
@@ -85,25 +85,18 @@ def ended_early(folder: Path) -> int:
 
 def rows_of(folder: Path) -> dict[Key, dict[str, Any]]:
     """The rows of a run without what differs between any two runs, by trial and epoch."""
-    return {
-        _key(row): {key: value for key, value in row.items() if key not in VOLATILE} for row in _lines(folder, "epochs")
-    }
+    return {_key(row): {key: row[key] for key in row if key not in VOLATILE} for row in read(folder).epochs}
 
 
 def _key(row: Mapping[str, Any]) -> Key:
     return row["trial"], row["epoch"]
 
 
-def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 def _ends(folder: Path) -> dict[str, tuple[str, Stop | None]]:
     """The last state of each trial, and why early stopping ended it."""
-    notes = [note for note in _lines(folder, "trials") if note["state"] != "planned"]
     return {
-        note["trial"]: (note["state"], Stop.model_validate(note["stop"]) if note.get("stop") else None)
-        for note in notes
+        name: (note["state"], Stop.model_validate(note["stop"]) if note.get("stop") else None)
+        for name, note in read(folder).last_notes.items()
     }
 
 

@@ -7,8 +7,7 @@ moment, lets the run go on with `--resume` where its process ended, and compares
 |---|---|---|
 | driver | the sweep's process gets SIGKILL; two lanes, no stopping | all rows are equal |
 | guarded | the same; one lane, early stopping | all rows and all ends are equal |
-| raced, halved | the same; two lanes, early stopping by the guard or by halving | rows are equal as far as both
-  runs go; every end is what the rule says of the rows in the order in which they were recorded |
+| raced, halved | the same; two lanes, the guard or halving | rows as far as both runs go; ends are what the rule says |
 | lane | a trial's process gets SIGKILL | all rows are equal, none is lost or doubled |
 | ddp | one of two ranks gets SIGKILL | all rows are equal within 1e-4 |
 | node | one of two nodes of a cluster vanishes | all rows are equal, none is lost or doubled |

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..data.preparation import Preparation
@@ -23,6 +23,7 @@ from ..files import write_text
 from ..nets import backbones
 from ..nets.heads import output_names
 from ..recipe import Statistics, Trial, renewed
+from ..train.checkpoint import write_tensors
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 
@@ -70,9 +71,8 @@ class Classifier:
 
 def save(folder: Path, network: nn.Module, trial: Trial, class_names: Sequence[str], preparation: Preparation) -> None:
     """Write the network's tensors and what is needed to use them."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, state)
     about: dict[str, Any] = {
         "trial": trial.model_dump(mode="json"),
         "class_names": list(class_names),

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..data.sources import joined
@@ -30,7 +30,7 @@ from ..features.stored import FeatureOverflowError, Stored
 from ..files import NO_ROOM, write_text
 from ..recipe import Features, Trial
 from . import checkpoint
-from .checkpoint import Checkpoint, prefixed
+from .checkpoint import Checkpoint, prefixed, write_tensors
 from .ddp import World
 from .loop import Training
 from .measures import Measures
@@ -288,9 +288,7 @@ class SharedPhase:
 
     def write(self, path: Path) -> None:
         """Write files whose names begin with `path`; the JSON file comes last, and says that all are there."""
-        beside = path.with_suffix(".part")
-        save_file(self.tensors(), beside)
-        beside.replace(path.with_suffix(".safetensors"))
+        write_tensors(path.with_suffix(".safetensors"), self.tensors())
         write_text(path.with_suffix(".json"), json.dumps(self.rows()))
 
     @classmethod
